@@ -1,0 +1,226 @@
+"""The operator graph: tensors and operators over named indices.
+
+An operand names a tensor and, for each of its axes, the index that runs along it and the offset at which it
+starts; so a slice, a concatenation and an append to the cache are operands, not operators. Edges are derived
+from the tensors, never stored. The indices are defined once, here:
+
+    b batch            q query token      k key token          h head
+    g key-value group  j head of a group  d model dimension    e model dimension of the output
+    r query rank       c kv rank          n no-position dim    p rotary dim     v value dim
+    u latent cache row (c then p)
+    t chunk of keys    s part of keys     w the two softmax statistics (maximum, sum)
+
+`t` and `s` number the chunks and parts into which a tiling cuts the keys; uncut, both are 1.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from math import prod
+
+import networkx as nx
+
+COUNTERS = ("t", "s")
+"""Indices that number chunks and parts of `k` instead of elements."""
+
+
+class Role(StrEnum):
+    """Why a tensor exists, which decides where it lives and how wide it is."""
+
+    INPUT = "input"
+    """The layer's input: read from DRAM."""
+    WEIGHT = "weight"
+    """Read from DRAM."""
+    CACHE = "cache"
+    """In DRAM: new rows are written there, and all rows are read from there."""
+    ACTIVATION = "activation"
+    """Made and used inside the layer."""
+    PARTIAL = "partial"
+    """An activation that is not finished: partial sums and softmax statistics."""
+    OUTPUT = "output"
+    """The layer's output: written to DRAM."""
+
+
+class Kind(StrEnum):
+    """What an operator computes."""
+
+    EINSUM = "einsum"
+    """The first two inputs, contracted; plus the addend, if there is one."""
+    ATTEND = "attend"
+    """An einsum of softmax numerators and values, kept as a running, rescaled sum (online softmax)."""
+    SOFTMAX = "softmax"
+    """Numerators of one chunk of keys, with the chunk's maximum and sum."""
+    MERGE = "merge"
+    """Combine the parts of a split context, and normalise."""
+    NORM = "norm"
+    """RMSNorm over the last axis; its gain is folded into the next weight."""
+    ROPE = "rope"
+    """Rotate pairs (first half, second half) of the last axis by the token's position."""
+
+
+CONTRACTIONS = (Kind.EINSUM, Kind.ATTEND)
+"""Kinds that run on the MAC array; the others run on the vector unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A named array; `element_bits` is its width wherever it is stored or moved."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    element_bits: int
+
+    @property
+    def bits(self) -> int:
+        """Size in bit."""
+        return prod(self.shape) * self.element_bits
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A view of a tensor: axis i holds index `indices[i]`, shifted by `offsets[i]`."""
+
+    tensor: str
+    indices: tuple[str, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One step of the layer; uncut."""
+
+    name: str
+    kind: Kind
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    addend: Operand | None = None
+    scale: float = 1.0
+    """Softmax: the factor on the scores."""
+    first_position: int = 0
+    """Softmax and RoPE: the position of query token 0."""
+    state_width: int = 0
+    """Softmax: elements per row of the running sum that a later chunk rescales."""
+
+    @cached_property
+    def indices(self) -> tuple[str, ...]:
+        """All indices, outputs' first."""
+        operands = (*self.outputs, *self.inputs)
+        return tuple(dict.fromkeys(index for operand in operands for index in operand.indices))
+
+    @property
+    def reads(self) -> tuple[Operand, ...]:
+        """All operands read, the addend included."""
+        return self.inputs if self.addend is None else (*self.inputs, self.addend)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmIndices:
+    """The indices of a contraction as a batched GEMM C[m,n] = A[m,k] B[k,n]; A is the first input."""
+
+    batch: tuple[str, ...]
+    m: tuple[str, ...]
+    n: tuple[str, ...]
+    k: tuple[str, ...]
+
+
+def gemm_indices(operator: Operator) -> GemmIndices:
+    """Sort the indices of a contraction into batch, m, n and k."""
+    first, second = (operand.indices for operand in operator.inputs[:2])
+    out = operator.outputs[0].indices
+    return GemmIndices(
+        batch=tuple(i for i in first if i in second and i in out),
+        m=tuple(i for i in first if i not in second),
+        n=tuple(i for i in second if i not in first),
+        k=tuple(i for i in first if i in second and i not in out),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorGraph:
+    """A lowered layer. Operators stand in a topological order."""
+
+    scheme: str
+    extents: Mapping[str, int]
+    tensors: Mapping[str, Tensor]
+    operators: tuple[Operator, ...]
+    partial_bits: int
+    local: frozenset[str]
+    """Tensors that never leave the core that makes them (scores, and the composite of mla_rc)."""
+
+    def __post_init__(self) -> None:
+        made: set[str] = set()
+        for operator in self.operators:
+            for operand in operator.reads:
+                tensor = self.tensors[operand.tensor]
+                if tensor.role in (Role.ACTIVATION, Role.PARTIAL) and tensor.name not in made:
+                    raise AssertionError(f"{operator.name} reads {tensor.name} before it is made")
+            for operand in (*operator.reads, *operator.outputs):
+                self._verify_operand(operator, operand)
+            made.update(operand.tensor for operand in operator.outputs)
+
+    def _verify_operand(self, operator: Operator, operand: Operand) -> None:
+        shape = self.tensors[operand.tensor].shape
+        if not len(shape) == len(operand.indices) == len(operand.offsets):
+            raise AssertionError(f"{operator.name}: {operand} does not match the shape {shape}")
+        for index, offset, size in zip(operand.indices, operand.offsets, shape, strict=True):
+            if offset < 0 or offset + self.extents[index] > size:
+                raise AssertionError(f"{operator.name}: {index} + {offset} runs past {size} of {operand.tensor}")
+
+    @cached_property
+    def edges(self) -> "nx.DiGraph[str]":
+        """Who feeds whom: a frozen networkx graph of operator names; each edge carries its tensors."""
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from((operator.name, {"operator": operator}) for operator in self.operators)
+        for producer in self.operators:
+            made = {operand.tensor for operand in producer.outputs}
+            for consumer in self.operators:
+                used = tuple(o.tensor for o in consumer.reads if o.tensor in made)
+                if used and consumer is not producer:
+                    graph.add_edge(producer.name, consumer.name, tensors=used)
+        return nx.freeze(graph)
+
+    def macs(self, operator: Operator) -> int:
+        """Multiply-accumulates of one operator; 0 for vector operators."""
+        if operator.kind not in CONTRACTIONS:
+            return 0
+        first, second = operator.inputs[:2]
+        return prod(self.extents[index] for index in {*first.indices, *second.indices})
+
+    @property
+    def total_macs(self) -> int:
+        """Multiply-accumulates of the layer."""
+        return sum(self.macs(operator) for operator in self.operators)
+
+    def bits_by_role(self) -> dict[Role, int]:
+        """Bits of all tensors of each role."""
+        roles = {tensor.role for tensor in self.tensors.values()}
+        return {role: sum(t.bits for t in self.tensors.values() if t.role is role) for role in sorted(roles)}
+
+    @property
+    def dram_read_bits(self) -> int:
+        """Bits read from DRAM once each: weights, input, the whole cache with its new rows."""
+        return sum(t.bits for t in self.tensors.values() if t.role in (Role.WEIGHT, Role.INPUT, Role.CACHE))
+
+    @property
+    def dram_write_bits(self) -> int:
+        """Bits written to DRAM once each: the output and the new rows of the cache."""
+        return sum(self.operand_bits(operand) for operand in self._dram_outputs())
+
+    @property
+    def operational_intensity_macs_per_byte(self) -> float:
+        """MACs per byte that must cross the DRAM pins, intermediates kept on chip."""
+        return self.total_macs / ((self.dram_read_bits + self.dram_write_bits) / 8)
+
+    def operand_bits(self, operand: Operand) -> int:
+        """Bits of the part of a tensor that an operand covers."""
+        return prod(self.extents[i] for i in operand.indices) * self.tensors[operand.tensor].element_bits
+
+    def _dram_outputs(self) -> Iterable[Operand]:
+        return (
+            operand
+            for operator in self.operators
+            for operand in operator.outputs
+            if self.tensors[operand.tensor].role in (Role.OUTPUT, Role.CACHE)
+        )

@@ -1,0 +1,312 @@
+"""Tiles priced on a machine: everything a scheduler may decide about, and the activities its choice implies.
+
+Given the core of every cluster, the set of activities is fixed (`Activities`): which blocks are copied where,
+which moves bring them, which tiles use them. A scheduler chooses the cores and the times.
+
+Assumptions:
+- A move takes bits / rate cycles at the lowest bandwidth along its route, and takes that share of each
+  resource on the route for its whole time. Reads and writes share the DRAM's bandwidth.
+- What a move brings is usable `latency` after its last bit; the resources are free by then.
+- A route uses one link. Where several join two places, one with two ends serves before a bus (which the DRAM's
+  traffic needs), then the fastest, then the one with least energy.
+- Blocks that consumers read from DRAM are loaded once per core where the tiling shares them, else once per
+  cluster. Blocks that stay on chip are sent once to each other core that reads them.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from stream_mla.accelerator import DRAM, Accelerator, Core, CoreType, Link, LinkKind
+from stream_mla.cost import Cost, Objective, gemm_cost, vector_cost
+from stream_mla.errors import InfeasibleError
+from stream_mla.tiling import TileGraph
+from stream_mla.work import Gemm, VectorWork
+
+OFF_CHIP = -1
+"""The place of the DRAM in routes, and of copies that are in DRAM."""
+
+SHARE = 1000
+"""Bandwidth is counted in 1/SHARE bit per cycle, so that it is whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """Something with a bandwidth that moves share."""
+
+    name: str
+    capacity: int
+    """1/SHARE bit per cycle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """How a move gets from one place to another."""
+
+    link: str
+    resources: tuple[int, ...]
+    demand: int
+    """Share of each resource taken while the move lasts; 1/SHARE bit per cycle."""
+    latency_cycles: int
+    energy_pj_per_bit: float
+    """Of the link alone; memories at the ends are counted apart."""
+
+    def cycles(self, bits: int) -> int:
+        """Cycles the move holds its resources."""
+        return max(1, -(-bits * SHARE // self.demand))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Tiles with their costs on each type of core, and the routes between places."""
+
+    cut: TileGraph
+    accelerator: Accelerator
+    objective: Objective
+    costs: tuple[Mapping[str, Cost], ...]
+    """Of each tile: core type name -> cost; a type that cannot run it is absent."""
+    resources: tuple[Resource, ...]
+    routes: Mapping[tuple[int, int], Route]
+    """(source, target) -> route, with core numbers or OFF_CHIP."""
+
+    @property
+    def cores(self) -> tuple[Core, ...]:
+        """The cores; numbers elsewhere are positions in this tuple."""
+        return self.accelerator.cores
+
+    def cost(self, tile: int, core: int) -> Cost:
+        """Cost of a tile on a core that can run it."""
+        return self.costs[tile][self.cores[core].type.name]
+
+    def unit(self, tile: int, core: int) -> int:
+        """Number of the unit that runs a tile on a core: the arrays are even, the vector units odd."""
+        return 2 * core + isinstance(self.cut.tiles[tile].work, VectorWork)
+
+    @cached_property
+    def cluster_tiles(self) -> tuple[tuple[int, ...], ...]:
+        """Tiles of each cluster."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for number, tile in enumerate(self.cut.tiles):
+            members[tile.cluster].append(number)
+        return tuple(tuple(members[cluster]) for cluster in range(len(members)))
+
+    @cached_property
+    def candidates(self) -> tuple[tuple[int, ...], ...]:
+        """Cores that can run all tiles of each cluster."""
+        found: list[tuple[int, ...]] = []
+        for cluster in self.cluster_tiles:
+            types = set.intersection(*(set(self.costs[tile]) for tile in cluster))
+            found.append(tuple(n for n, core in enumerate(self.cores) if core.type.name in types))
+            if not found[-1]:
+                tile = self.cut.tiles[cluster[0]]
+                raise InfeasibleError(f"no core can run {tile.name} and the tiles that must share its core")
+        return tuple(found)
+
+    @cached_property
+    def minimum_cycles(self) -> tuple[int, ...]:
+        """Fewest cycles of each tile over the core types."""
+        return tuple(min(cost.cycles for cost in costs.values()) for costs in self.costs)
+
+
+def _resources(accelerator: Accelerator) -> list[Resource]:
+    def whole(bits_per_second: float) -> int:
+        return math.floor(accelerator.per_cycle(bits_per_second) * SHARE + 1e-6)
+
+    found = [Resource(name=DRAM, capacity=whole(accelerator.dram.bandwidth))]
+    for link in accelerator.links:
+        names = [link.name]
+        if link.kind is LinkKind.LINK:
+            names = [f"{link.name}:{a}>{b}" for a, b in (link.ends, link.ends[::-1])]
+        found += [Resource(name=name, capacity=whole(link.bandwidth)) for name in names]
+        if link.kind is LinkKind.BUS and link.port_bandwidth < link.bandwidth:
+            found += [
+                Resource(name=f"{link.name}:{end}:{way}", capacity=whole(link.port_bandwidth))
+                for end in link.ends
+                if end != DRAM
+                for way in ("in", "out")
+            ]
+    return found
+
+
+def _route(accelerator: Accelerator, names: Mapping[str, int], capacities: Sequence[int], link: Link, a: str, b: str) -> Route:
+    used = [link.name] if link.kind is LinkKind.BUS else [f"{link.name}:{a}>{b}"]
+    used += [port for port in (f"{link.name}:{a}:out", f"{link.name}:{b}:in") if port in names]
+    latency = link.latency
+    if DRAM in (a, b):
+        used.append(DRAM)
+        latency += accelerator.dram.latency
+    resources = tuple(sorted(names[name] for name in used))
+    return Route(
+        link=link.name,
+        resources=resources,
+        demand=min(capacities[resource] for resource in resources),
+        latency_cycles=accelerator.latency_cycles(latency),
+        energy_pj_per_bit=link.energy,
+    )
+
+
+def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], dict[tuple[int, int], Route]]:
+    """Return the bandwidth resources of a machine and the route between every two places that a link joins."""
+    resources = _resources(accelerator)
+    names = {resource.name: number for number, resource in enumerate(resources)}
+    capacities = [resource.capacity for resource in resources]
+    places = {DRAM: OFF_CHIP} | {core.name: number for number, core in enumerate(accelerator.cores)}
+    routes: dict[tuple[int, int], Route] = {}
+    ranks: dict[tuple[int, int], tuple[bool, int, float]] = {}
+    for link in accelerator.links:
+        for a in link.ends:
+            for b in link.ends:
+                if a == b:
+                    continue
+                new = _route(accelerator, names, capacities, link, a, b)
+                rank = (link.kind is LinkKind.BUS, -new.demand, new.energy_pj_per_bit)
+                best = ranks.get((places[a], places[b]))
+                if best is None or rank < best:
+                    ranks[places[a], places[b]] = rank
+                    routes[places[a], places[b]] = new
+    return tuple(resources), routes
+
+
+def _price(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
+    """Cost of a tile's work on a type of core, or None where it lacks the unit."""
+    match work:
+        case VectorWork():
+            return None if core.vector is None else vector_cost(core, work)
+        case Gemm():
+            return None if core.array is None else gemm_cost(core, work, objective)
+
+
+def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
+    """Price every tile on every type of core."""
+    types = {core.type.name: core.type for core in accelerator.cores}
+    costs: list[dict[str, Cost]] = []
+    for tile in cut.tiles:
+        found = {name: _price(core, tile.work, objective) for name, core in types.items()}
+        costs.append({name: cost for name, cost in found.items() if cost is not None})
+    resources, routes = find_routes(accelerator)
+    return Problem(
+        cut=cut, accelerator=accelerator, objective=objective, costs=tuple(costs), resources=resources, routes=routes
+    )
+
+
+@dataclass(kw_only=True)
+class Copy:
+    """A block in the memory of one core, from the move or tile that makes it to its last use."""
+
+    block: int
+    core: int
+    bits: int
+    brought_by: int
+    """The move that fills it, or -1."""
+    users: list[int]
+    """Tiles that read it."""
+    moves_out: list[int]
+    """Sends and stores that read it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMove:
+    """One transfer that a placement implies."""
+
+    block: int
+    source: int
+    """A copy, or OFF_CHIP."""
+    target: int
+    """A copy, or OFF_CHIP."""
+    route: Route
+    cycles: int
+    after_store: int
+    """The move that must have written the block to DRAM before, or -1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activities:
+    """All copies, moves and runs that a choice of cores implies."""
+
+    core_of_cluster: tuple[int, ...]
+    copies: tuple[Copy, ...]
+    moves: tuple[PlannedMove, ...]
+    reads: tuple[tuple[int, ...], ...]
+    """Of each tile: the copies it reads."""
+    writes: tuple[tuple[int, ...], ...]
+    """Of each tile: the copies it makes or adds to."""
+
+
+class _Planner:
+    """Collects copies and moves for one choice of cores."""
+
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
+        self.problem = problem
+        self.core_of = [core_of_cluster[tile.cluster] for tile in problem.cut.tiles]
+        self.copies: list[Copy] = []
+        self.moves: list[PlannedMove] = []
+        self.made: dict[int, int] = {}
+        self.stored: dict[int, int] = {}
+        self.brought: dict[tuple[int, int, int], int] = {}
+
+    def _copy(self, block: int, core: int, bits: int, brought_by: int) -> int:
+        self.copies.append(Copy(block=block, core=core, bits=bits, brought_by=brought_by, users=[], moves_out=[]))
+        return len(self.copies) - 1
+
+    def _move(self, block: int, source: int, target: int, places: tuple[int, int], after_store: int) -> int:
+        route = self.problem.routes.get(places)
+        if route is None:
+            a, b = (self.problem.cores[place].name if place >= 0 else DRAM for place in places)
+            name = self.problem.cut.blocks[block].name
+            raise InfeasibleError(f"{name} must go from {a} to {b}, and no link joins them: add one, or spill the tensor")
+        cycles = route.cycles(self.problem.cut.blocks[block].bits)
+        self.moves.append(
+            PlannedMove(
+                block=block, source=source, target=target, route=route, cycles=cycles, after_store=after_store
+            )
+        )
+        if source != OFF_CHIP:
+            self.copies[source].moves_out.append(len(self.moves) - 1)
+        return len(self.moves) - 1
+
+    def make(self, block: int, core: int) -> int:
+        """Copy of a block on the core whose tiles make it; stored from there if it must be."""
+        if block not in self.made:
+            info = self.problem.cut.blocks[block]
+            self.made[block] = self._copy(block, core, info.held_bits, -1)
+            if info.stored:
+                self.stored[block] = self._move(block, self.made[block], OFF_CHIP, (core, OFF_CHIP), -1)
+        return self.made[block]
+
+    def bring(self, block: int, core: int, cluster: int) -> int:
+        """Copy of a block that tiles of a cluster on a core read."""
+        info = self.problem.cut.blocks[block]
+        if not info.via_dram and self.copies[self.made[block]].core == core:
+            return self.made[block]
+        owner = cluster if info.via_dram and not info.shared else -1
+        if (block, core, owner) not in self.brought:
+            copy = self._copy(block, core, info.bits, len(self.moves))
+            self.brought[block, core, owner] = copy
+            if info.via_dram:
+                self._move(block, OFF_CHIP, copy, (OFF_CHIP, core), self.stored.get(block, -1))
+            else:
+                source = self.made[block]
+                self._move(block, source, copy, (self.copies[source].core, core), -1)
+        return self.brought[block, core, owner]
+
+
+def activities(problem: Problem, core_of_cluster: Sequence[int]) -> Activities:
+    """List the copies and moves implied by running each cluster on a core."""
+    planner = _Planner(problem, core_of_cluster)
+    reads: list[tuple[int, ...]] = []
+    writes: list[tuple[int, ...]] = []
+    for number, tile in enumerate(problem.cut.tiles):
+        core = planner.core_of[number]
+        reads.append(tuple(planner.bring(block, core, tile.cluster) for block in tile.reads))
+        writes.append(tuple(planner.make(block, core) for block in tile.writes))
+        for copy in reads[-1]:
+            planner.copies[copy].users.append(number)
+    return Activities(
+        core_of_cluster=tuple(core_of_cluster),
+        copies=tuple(planner.copies),
+        moves=tuple(planner.moves),
+        reads=tuple(reads),
+        writes=tuple(writes),
+    )

@@ -1,0 +1,314 @@
+"""A schedule as plain facts, and the rules every schedule obeys.
+
+`violations` knows no scheduler: it reads what ran where and when, what moved and what was held, and checks
+
+- every tile runs once, on a core that can, for as long as it costs; a unit runs one tile at a time;
+- the tiles of a cluster share a core, and the steps of a chain follow each other;
+- a tile reads copies of just the blocks it needs, complete and in its own core's memory while it runs;
+- a move starts from a complete copy, takes as long as its route says, and no resource carries more than it can;
+- what must reach DRAM does, and nothing is read from there before it arrived;
+- a copy is held from its first byte to its last use, and no memory holds more than its capacity at any instant.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from stream_mla.problem import OFF_CHIP, SHARE, Problem, Route
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A block in the memory of a core, from `start` to `end`."""
+
+    block: int
+    core: int
+    bits: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A tile on a core."""
+
+    tile: int
+    core: int
+    start: int
+    end: int
+    reads: tuple[int, ...]
+    """Positions in `Schedule.held`."""
+    writes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A transfer; usable at `arrival`, its resources are free at `end`."""
+
+    block: int
+    source: int
+    """Position in `Schedule.held`, or OFF_CHIP."""
+    target: int
+    start: int
+    end: int
+    arrival: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Decisions with times, all in cycles."""
+
+    runs: tuple[Run, ...]
+    moves: tuple[Move, ...]
+    held: tuple[Held, ...]
+
+    @property
+    def latency_cycles(self) -> int:
+        """When the last tile has run and the last move has arrived."""
+        return max([run.end for run in self.runs] + [move.arrival for move in self.moves])
+
+
+def route_of(problem: Problem, schedule: Schedule, move: Move) -> Route | None:
+    """Return the route of a move, or None where no link joins its ends."""
+    source = OFF_CHIP if move.source == OFF_CHIP else schedule.held[move.source].core
+    target = OFF_CHIP if move.target == OFF_CHIP else schedule.held[move.target].core
+    return problem.routes.get((source, target))
+
+
+def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
+    """Energy of everything the schedule does, by component, in pJ."""
+    parts: dict[str, list[float]] = defaultdict(list)
+    for run in schedule.runs:
+        cost = problem.cost(run.tile, run.core)
+        parts["mac"].append(cost.mac_pj)
+        parts["vector"].append(cost.vector_pj)
+        parts["registers"].append(cost.register_pj)
+        parts["sram"].append(cost.sram_pj)
+    dram = problem.accelerator.dram
+    for move in schedule.moves:
+        bits = problem.cut.blocks[move.block].bits
+        route = route_of(problem, schedule, move)
+        assert route is not None
+        parts["links"].append(bits * route.energy_pj_per_bit)
+        if move.source == OFF_CHIP:
+            parts["dram"].append(bits * dram.read_energy)
+        else:
+            sram = problem.cores[schedule.held[move.source].core].type.sram
+            parts["sram"].append(bits * sram.read_energy)
+        if move.target == OFF_CHIP:
+            parts["dram"].append(bits * dram.write_energy)
+        else:
+            sram = problem.cores[schedule.held[move.target].core].type.sram
+            parts["sram"].append(bits * sram.write_energy)
+    return {name: fsum(parts[name]) for name in ("mac", "registers", "vector", "sram", "links", "dram")}
+
+
+def violations(problem: Problem, schedule: Schedule) -> list[str]:
+    """Return every broken rule as a sentence; an empty list means that the schedule is valid."""
+    if broken := list(_placement(problem, schedule)):
+        return broken  # times mean nothing for tiles that cannot be where they are
+    complete = _completion(problem, schedule)
+    return [
+        *_units(problem, schedule),
+        *_chains(problem, schedule),
+        *_reads(problem, schedule, complete),
+        *_moves(problem, schedule, complete),
+        *_dram(problem, schedule),
+        *_bandwidth(problem, schedule),
+        *_residency(problem, schedule),
+        *_capacity(problem, schedule),
+    ]
+
+
+def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    times = Counter(run.tile for run in schedule.runs)
+    for number, tile in enumerate(problem.cut.tiles):
+        if times[number] != 1:
+            yield f"{tile.name} runs {times[number]} times, not once"
+    core_of: dict[int, int] = {}
+    for run in schedule.runs:
+        tile, core = problem.cut.tiles[run.tile], problem.cores[run.core]
+        cost = problem.costs[run.tile].get(core.type.name)
+        if cost is None:
+            yield f"{tile.name} runs on {core.name}, which lacks the unit for it"
+        elif run.end - run.start != cost.cycles:
+            yield f"{tile.name} takes {run.end - run.start} cycles on {core.name}, it costs {cost.cycles}"
+        if run.start < 0:
+            yield f"{tile.name} starts at {run.start}, before the beginning"
+        other = core_of.setdefault(tile.cluster, run.core)
+        if other != run.core:
+            yield f"{tile.name} runs on {core.name}, its cluster on {problem.cores[other].name}"
+    for number, held in enumerate(schedule.held):
+        block = problem.cut.blocks[held.block]
+        makers = {run.core for run in schedule.runs if number in run.writes} if held.bits != block.bits else set[int]()
+        if held.bits != block.bits and not (makers and held.bits == block.held_bits):
+            yield f"{block.name} on {problem.cores[held.core].name} holds {held.bits} bit, it has {block.bits}"
+
+
+def _completion(problem: Problem, schedule: Schedule) -> list[int | None]:
+    """When each held copy is complete; None where nothing fills it."""
+    complete: list[int | None] = [None] * len(schedule.held)
+    for move in schedule.moves:
+        if move.target != OFF_CHIP:
+            complete[move.target] = move.arrival
+    for run in schedule.runs:
+        if problem.cut.tiles[run.tile].last:
+            for copy in run.writes:
+                complete[copy] = run.end
+    return complete
+
+
+def _overlaps(intervals: list[tuple[int, int, str]]) -> Iterable[tuple[str, str]]:
+    """Yield the names of neighbours in time that overlap."""
+    intervals.sort()
+    for (_, end, first), (start, _, second) in zip(intervals, intervals[1:], strict=False):
+        if start < end:
+            yield first, second
+
+
+def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    busy: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    for run in schedule.runs:
+        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, problem.cut.tiles[run.tile].name))
+    for unit, intervals in sorted(busy.items()):
+        name = f"the {'vector unit' if unit % 2 else 'array'} of {problem.cores[unit // 2].name}"
+        for first, second in _overlaps(intervals):
+            yield f"{first} and {second} run at once on {name}"
+
+
+def _chains(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    steps: dict[int, list[Run]] = defaultdict(list)
+    for run in schedule.runs:
+        steps[problem.cut.tiles[run.tile].chain].append(run)
+    for runs in steps.values():
+        runs.sort(key=lambda run: problem.cut.tiles[run.tile].step)
+        for before, after in zip(runs, runs[1:], strict=False):
+            if after.start < before.end:
+                first, second = (problem.cut.tiles[run.tile].name for run in (before, after))
+                yield f"{second} starts at {after.start}, before {first} ends at {before.end}"
+            if after.writes != before.writes:
+                yield f"{problem.cut.tiles[after.tile].name} adds to another copy than the step before it"
+
+
+def _reads(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
+    for run in schedule.runs:
+        tile, core = problem.cut.tiles[run.tile], problem.cores[run.core].name
+        for word, copies, blocks in (("reads", run.reads, tile.reads), ("writes", run.writes, tile.writes)):
+            held = [schedule.held[copy] for copy in copies]
+            if sorted(copy.block for copy in held) != sorted(blocks):
+                yield f"{tile.name} {word} other blocks than it must"
+            for copy in held:
+                if copy.core != run.core:
+                    yield f"{tile.name} on {core} {word} {problem.cut.blocks[copy.block].name} in another core's memory"
+        for copy in run.reads:
+            ready, name = complete[copy], problem.cut.blocks[schedule.held[copy].block].name
+            if ready is None:
+                yield f"{tile.name} reads {name} on {core}, which nothing brings there"
+            elif run.start < ready:
+                yield f"{tile.name} starts at {run.start}, {name} is there at {ready}"
+
+
+def _moves(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
+    for move in schedule.moves:
+        name = problem.cut.blocks[move.block].name
+        route = route_of(problem, schedule, move)
+        if route is None:
+            yield f"{name} moves between places that no link joins"
+            continue
+        cycles = route.cycles(problem.cut.blocks[move.block].bits)
+        if move.end - move.start != cycles or move.arrival != move.end + route.latency_cycles:
+            took = f"{move.end - move.start} + {move.arrival - move.end}"
+            yield f"{name} moves in {took} cycles, its route takes {cycles} + {route.latency_cycles}"
+        if move.start < 0:
+            yield f"{name} moves at {move.start}, before the beginning"
+        for end in (move.source, move.target):
+            if end != OFF_CHIP and schedule.held[end].block != move.block:
+                yield f"{name} is moved from or to a copy of {problem.cut.blocks[schedule.held[end].block].name}"
+        if move.source != OFF_CHIP:
+            ready = complete[move.source]
+            if ready is None or move.start < ready:
+                yield f"{name} moves at {move.start}, its source is complete at {ready}"
+
+
+def _dram(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    arrived: dict[int, int] = {}
+    for move in schedule.moves:
+        if move.target == OFF_CHIP:
+            if move.block in arrived:
+                yield f"{problem.cut.blocks[move.block].name} is written to DRAM twice"
+            arrived[move.block] = move.arrival
+    for number, block in enumerate(problem.cut.blocks):
+        if block.stored and number not in arrived:
+            yield f"{block.name} never reaches DRAM"
+    for move in schedule.moves:
+        block = problem.cut.blocks[move.block]
+        if move.source == OFF_CHIP and not block.born_in_dram and move.start < arrived.get(move.block, move.start + 1):
+            yield f"{block.name} is read from DRAM at {move.start}, before it was written there"
+
+
+def _bandwidth(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for move in schedule.moves:
+        route = route_of(problem, schedule, move)
+        for resource in route.resources if route else ():
+            changes[resource] += [(move.start, route.demand), (move.end, -route.demand)] if route else []
+    for number, entries in sorted(changes.items()):
+        resource = problem.resources[number]
+        if over := _over(entries, resource.capacity):
+            time, used = over
+            yield (
+                f"{resource.name} carries {used / SHARE:g} bit per cycle at {time}, "
+                f"it can carry {resource.capacity / SHARE:g}"
+            )
+
+
+def _over(changes: list[tuple[int, int]], capacity: int) -> tuple[int, int] | None:
+    """First instant at which the running sum of (time, change) passes the capacity, and the sum then."""
+    changes.sort()  # at one instant, what ends (negative) goes before what starts
+    used = 0
+    for time, change in changes:
+        used += change
+        if used > capacity:
+            return time, used
+    return None
+
+
+def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    need = [(copy.end, copy.start) for copy in schedule.held]
+    for run in schedule.runs:
+        for copy in (*run.reads, *run.writes):
+            need[copy] = min(need[copy][0], run.start), max(need[copy][1], run.end)
+    for move in schedule.moves:
+        if move.source != OFF_CHIP:
+            need[move.source] = min(need[move.source][0], move.start), max(need[move.source][1], move.end)
+        if move.target != OFF_CHIP:
+            need[move.target] = min(need[move.target][0], move.start), max(need[move.target][1], move.arrival)
+    for copy, (first, last) in zip(schedule.held, need, strict=True):
+        if first < copy.start or last > copy.end:
+            name, core = problem.cut.blocks[copy.block].name, problem.cores[copy.core].name
+            yield f"{name} on {core} is held from {copy.start} to {copy.end} but used from {first} to {last}"
+
+
+def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for copy in schedule.held:
+        changes[copy.core] += [(copy.start, copy.bits), (copy.end, -copy.bits)]
+    for number, entries in sorted(changes.items()):
+        core = problem.cores[number]
+        if over := _over(entries, core.type.sram.capacity):
+            time, used = over
+            yield f"{core.name} holds {used} bit at {time}, its SRAM has {core.type.sram.capacity}"
+
+
+def peak_sram_bits(problem: Problem, schedule: Schedule) -> dict[str, int]:
+    """Most bits held at any instant, of each core that holds any."""
+    peaks: dict[str, int] = {}
+    for number, core in enumerate(problem.cores):
+        changes = [(c.start, c.bits) for c in schedule.held if c.core == number]
+        changes += [(c.end, -c.bits) for c in schedule.held if c.core == number]
+        used = 0
+        for _, change in sorted(changes):
+            used += change
+            peaks[core.name] = max(peaks.get(core.name, 0), used)
+    return peaks

@@ -1,0 +1,1 @@
+"""Schedulers: from a priced problem to a schedule."""

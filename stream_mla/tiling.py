@@ -1,0 +1,433 @@
+"""Cut operators into tiles and tensors into blocks. Geometry only: nothing here knows hardware.
+
+- A **tile** is one operator over a box of its indices: the unit that runs on one core.
+- A **block** is one cell of a tensor's grid: the unit that is loaded, kept, sent and stored. The grid is the
+  common refinement of all cuts of the operators that touch the tensor, so every byte is in just one block.
+- A **chain** is the tiles that add to the same blocks, in a fixed order, in place, on one core. A reduction
+  cut into n steps is a chain of n tiles; its blocks are complete after the last.
+- A **cluster** is the chains that must share a core, because a local tensor (scores, composite) joins them.
+
+Keys are cut twice: into `parts`, whose contexts are merged at the end and which may therefore lie on different
+cores, and each part into chunks, over which the context is accumulated in place (online softmax).
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
+from math import prod
+
+from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, gemm_indices
+from stream_mla.work import Gemm, VectorWork
+
+Interval = tuple[int, int]
+Box = Mapping[str, Interval]
+
+OPERATIONS_PER_ELEMENT = {
+    # maximum 1, subtract and scale 1, exponential 4, sum 1. The 4 is what Stream 1.13 and 2.1 charge for
+    # exp, sigmoid and silu (github.com/KULeuven-MICAS/stream, core cost of SIMD operators).
+    Kind.SOFTMAX: 7,
+    # square and accumulate 2, scale 1.
+    Kind.NORM: 3,
+    # two products and a sum for each element of a rotated pair.
+    Kind.ROPE: 3,
+    # scale each part and add it: counted per element of a part; the division adds 1 per element of the result.
+    Kind.MERGE: 2,
+}
+"""Vector operations per element, the model's own count where no source is named: one per arithmetic operation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How to cut a graph and where its tensors live."""
+
+    sizes: Mapping[str, Mapping[str, int]]
+    """Operator -> index -> largest size of a piece; an index that is missing is not cut."""
+    parts: int
+    """Parts of the keys that may lie on different cores."""
+    spilled: frozenset[str]
+    """Activations that are written to DRAM and read back; the others stay on chip."""
+    shared: frozenset[str]
+    """Tensors of which a core loads a block once for all its clusters; of the others, each cluster loads its own."""
+    local: frozenset[str]
+    """Tensors that never leave the core that makes them."""
+    early: frozenset[str] = frozenset()
+    """Operators whose chains may start before all their inputs are there: their unfinished sums are small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One cell of a tensor's grid."""
+
+    name: str
+    tensor: str
+    box: tuple[Interval, ...]
+    bits: int
+    """As stored in DRAM and moved."""
+    held_bits: int
+    """In the memory of the core that makes it: wider than `bits` while sums are unfinished."""
+    born_in_dram: bool
+    via_dram: bool
+    """Consumers read it from DRAM (weights, inputs, cache, spilled activations)."""
+    stored: bool
+    """It must be written to DRAM."""
+    shared: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One operator over a box of its indices."""
+
+    name: str
+    operator: str
+    kind: Kind
+    box: Box = field(hash=False)
+    chain: int
+    step: int
+    last: bool
+    """Whether it completes the blocks it writes."""
+    reads: tuple[int, ...]
+    """Blocks read, besides its own unfinished ones."""
+    writes: tuple[int, ...]
+    cluster: int
+    work: Gemm | VectorWork
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGraph:
+    """A cut graph. Tiles stand in an order in which a single core could run them, consumers close to producers."""
+
+    graph: OperatorGraph
+    tiling: Tiling
+    tiles: tuple[Tile, ...]
+    blocks: tuple[Block, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Tensor shapes with the counters at their true size."""
+    predecessors: tuple[tuple[int, ...], ...]
+    """Of each tile: makers of what it reads, and the step before it in its chain."""
+    maker: tuple[int, ...]
+    """Of each block: the tile that completes it, or -1 for those born in DRAM."""
+    users: tuple[tuple[int, ...], ...]
+    """Of each block: the tiles that read it."""
+
+
+def pieces(extent: int, size: int) -> list[Interval]:
+    """Cut [0, extent) into pieces of `size`, the last one smaller where it does not divide."""
+    return [(low, min(low + size, extent)) for low in range(0, extent, size)]
+
+
+def key_pieces(extent: int, parts: int, size: int) -> list[tuple[Interval, int]]:
+    """Cut the keys into nearly equal parts and each part into chunks; return (chunk, its part)."""
+    edges = [extent * part // parts for part in range(parts + 1)]
+    return [
+        ((low + a, low + b), part) for part, (low, high) in enumerate(pairwise(edges)) for a, b in pieces(high - low, size)
+    ]
+
+
+def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[list[dict[str, Interval]]]:
+    """For each index of an operator, the list of its pieces, each as a partial box (keys bring their counters)."""
+    sizes = tiling.sizes.get(operator.name, {})
+    choices: list[list[dict[str, Interval]]] = []
+    for index in operator.indices:
+        extent = graph.extents[index]
+        if index == "k":
+            cut = key_pieces(extent, tiling.parts, sizes.get("k", extent))
+            choices.append([{"k": chunk, "t": (t, t + 1), "s": (s, s + 1)} for t, (chunk, s) in enumerate(cut)])
+        elif index in COUNTERS:
+            if "k" not in operator.indices:
+                choices.append([{index: (0, tiling.parts)}])
+        elif index == "w":
+            choices.append([{"w": (0, 2)}])
+        else:
+            choices.append([{index: piece} for piece in pieces(extent, sizes.get(index, extent))])
+    return choices
+
+
+class _Grid:
+    """The blocks of one tensor."""
+
+    def __init__(self, shape: tuple[int, ...], cuts: Sequence[set[int]], first: int) -> None:
+        self.shape = shape
+        self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
+        self.first = first
+        self.count = prod(len(axis) - 1 for axis in self.edges)
+
+    def cells(self) -> Iterator[tuple[Interval, ...]]:
+        """Yield the boxes of all blocks, in the order of their numbers."""
+        return product(*(list(pairwise(axis)) for axis in self.edges))
+
+    def overlapping(self, region: Sequence[Interval]) -> tuple[int, ...]:
+        """Return the numbers of the blocks that a region touches."""
+        ranges: list[range] = []
+        for (low, high), axis in zip(region, self.edges, strict=True):
+            ranges.append(range(bisect_right(axis, low) - 1, bisect_left(axis, high)))
+        numbers = [0]
+        for cells, axis in zip(ranges, self.edges, strict=True):
+            numbers = [number * (len(axis) - 1) + cell for number in numbers for cell in cells]
+        return tuple(self.first + number for number in numbers)
+
+
+def region(operand: Operand, box: Box) -> list[Interval]:
+    """Return the part of a tensor that an operand covers over a box."""
+    return [
+        (box[index][0] + offset, box[index][1] + offset)
+        for index, offset in zip(operand.indices, operand.offsets, strict=True)
+    ]
+
+
+def _tensor_shapes(graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Interval]]]) -> dict[str, tuple[int, ...]]:
+    """Return shapes in which the counters have their true sizes."""
+    shapes = {name: tensor.shape for name, tensor in graph.tensors.items()}
+    for operator in graph.operators:
+        for operand in operator.outputs:
+            if any(index in COUNTERS for index in operand.indices):
+                shapes[operand.tensor] = tuple(
+                    max(box[index][1] for box in boxes[operator.name]) if index in COUNTERS else size
+                    for index, size in zip(operand.indices, shapes[operand.tensor], strict=True)
+                )
+    return shapes
+
+
+def _grids(
+    graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Interval]]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, _Grid]:
+    cuts: dict[str, list[set[int]]] = {name: [set() for _ in shape] for name, shape in shapes.items()}
+    for operator in graph.operators:
+        seen: dict[str, set[Interval]] = {i: {box[i] for box in boxes[operator.name]} for i in operator.indices}
+        for operand in (*operator.reads, *operator.outputs):
+            made = operand in operator.outputs
+            for axis, (index, offset) in enumerate(zip(operand.indices, operand.offsets, strict=True)):
+                whole = len(seen[index]) == 1
+                if whole and not made and index not in COUNTERS:
+                    continue  # a reader that takes a slice as a whole does not cut it out
+                ends = {end + offset for piece in seen[index] for end in piece}
+                if not made:
+                    ends -= {min(ends), max(ends)}
+                if index in COUNTERS:
+                    ends = set(range(shapes[operand.tensor][axis] + 1))
+                cuts[operand.tensor][axis] |= ends
+    grids: dict[str, _Grid] = {}
+    first = 0
+    for name, shape in shapes.items():
+        grids[name] = _Grid(shape, cuts[name], first)
+        first += grids[name].count
+    return grids
+
+
+def _gemm(graph: OperatorGraph, operator: Operator, box: Box, step: int) -> Gemm:
+    groups = gemm_indices(operator)
+
+    def size(indices: tuple[str, ...]) -> int:
+        return prod(box[index][1] - box[index][0] for index in indices)
+
+    a, b = (graph.tensors[operand.tensor] for operand in operator.inputs[:2])
+    return Gemm(
+        batch=size(groups.batch),
+        m=size(groups.m),
+        n=size(groups.n),
+        k=size(groups.k),
+        a_bits=a.element_bits,
+        b_bits=b.element_bits,
+        out_bits=graph.tensors[operator.outputs[0].tensor].element_bits,
+        accumulates=step > 0 or operator.addend is not None,
+    )
+
+
+def _vector_work(graph: OperatorGraph, operator: Operator, box: Box, *, rescales: bool) -> VectorWork:
+    def bits(operands: tuple[Operand, ...]) -> int:
+        sizes = (prod(high - low for low, high in region(operand, box)) for operand in operands)
+        return sum(
+            size * graph.tensors[operand.tensor].element_bits for size, operand in zip(sizes, operands, strict=True)
+        )
+
+    elements = prod(box[index][1] - box[index][0] for index in operator.inputs[0].indices)
+    operations = elements * OPERATIONS_PER_ELEMENT[operator.kind]
+    if operator.kind is Kind.SOFTMAX and rescales:
+        # a later chunk rescales the running context: one product per element
+        operations += elements // (box["k"][1] - box["k"][0]) * operator.state_width
+    if operator.kind is Kind.MERGE:
+        operations += elements // (box["s"][1] - box["s"][0])
+    return VectorWork(operations=operations, read_bits=bits(operator.inputs), write_bits=bits(operator.outputs))
+
+
+def _label(operator: Operator, box: Box, extents: Mapping[str, int]) -> str:
+    cut = [
+        f"{index}={low}:{high}"
+        for index, (low, high) in box.items()
+        if index not in (*COUNTERS, "w") and index in operator.indices and (low, high) != (0, extents[index])
+    ]
+    return f"{operator.name}[{','.join(cut)}]" if cut else operator.name
+
+
+def _operator_tiles(
+    graph: OperatorGraph, operator: Operator, boxes: list[dict[str, Interval]], grids: Mapping[str, _Grid], chain0: int
+) -> list[Tile]:
+    """Make the tiles of one operator; chains are numbered from `chain0`."""
+    chains: dict[tuple[int, ...], list[Tile]] = {}
+    part_starts = {box["s"]: box["k"][0] for box in reversed(boxes) if "k" in box}
+    for box in boxes:
+        writes = tuple(n for o in operator.outputs for n in grids[o.tensor].overlapping(region(o, box)))
+        reads = tuple(dict.fromkeys(n for o in operator.reads for n in grids[o.tensor].overlapping(region(o, box))))
+        chain = chains.setdefault(writes, [])
+        if operator.kind in CONTRACTIONS:
+            work: Gemm | VectorWork = _gemm(graph, operator, box, len(chain))
+        else:
+            work = _vector_work(graph, operator, box, rescales="k" in box and box["k"][0] != part_starts[box["s"]])
+        chain.append(
+            Tile(
+                name=_label(operator, box, graph.extents),
+                operator=operator.name,
+                kind=operator.kind,
+                box=box,
+                chain=chain0 + len(chains) - 1 if not chain else chain[0].chain,
+                step=len(chain),
+                last=False,
+                reads=reads,
+                writes=writes,
+                cluster=0,
+                work=work,
+            )
+        )
+    return [replace(t, last=t.step == len(chain) - 1) for chain in chains.values() for t in chain]
+
+
+def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, _Grid], tiles: Sequence[Tile]) -> list[Block]:
+    made: dict[int, int] = {}
+    for tile in tiles:
+        for number in tile.writes:
+            made[number] = max(made.get(number, 0), tile.step + 1)
+    blocks: list[Block] = []
+    for name, grid in grids.items():
+        tensor = graph.tensors[name]
+        in_dram = tensor.role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
+        for number, box in enumerate(grid.cells(), start=grid.first):
+            elements = prod(high - low for low, high in box)
+            is_made = number in made
+            held = max(tensor.element_bits, graph.partial_bits) if made.get(number, 0) > 1 else tensor.element_bits
+            where = ",".join(f"{low}:{high}" for (low, high), size in zip(box, grid.shape, strict=True) if high - low < size)
+            blocks.append(
+                Block(
+                    name=f"{name}[{where}]" if where else name,
+                    tensor=name,
+                    box=box,
+                    bits=elements * tensor.element_bits,
+                    held_bits=elements * held,
+                    born_in_dram=in_dram and not is_made,
+                    via_dram=in_dram or name in tiling.spilled,
+                    stored=is_made and (in_dram or tensor.role is Role.OUTPUT or name in tiling.spilled),
+                    shared=name in tiling.shared,
+                )
+            )
+    return blocks
+
+
+def _clusters(tiles: Sequence[Tile], blocks: Sequence[Block], local: frozenset[str]) -> list[int]:
+    """Number the clusters: union of the chains that a local tensor joins."""
+    parent: dict[int, int] = {tile.chain: tile.chain for tile in tiles}
+
+    def root(chain: int) -> int:
+        while parent[chain] != chain:
+            parent[chain] = parent[parent[chain]]
+            chain = parent[chain]
+        return chain
+
+    holder: dict[int, int] = {}
+    for tile in tiles:
+        for number in (*tile.reads, *tile.writes):
+            if blocks[number].tensor in local:
+                first, second = root(holder.setdefault(number, tile.chain)), root(tile.chain)
+                parent[max(first, second)] = min(first, second)
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(root(tile.chain), len(numbers)) for tile in tiles]
+
+
+def _gated(
+    tiles: Sequence[Tile], predecessors: Sequence[tuple[int, ...]], early: frozenset[str]
+) -> list[tuple[int, ...]]:
+    """Let a chain wait for the inputs of all its steps, so that few sums are unfinished at once.
+
+    Steps that wait for tiles of their own chain's cluster keep their place.
+    """
+    chains: dict[int, list[int]] = {}
+    for number, tile in enumerate(tiles):
+        chains.setdefault(tile.chain, []).append(number)
+    gated = list(predecessors)
+    for chain in chains.values():
+        if len(chain) > 1 and tiles[chain[0]].operator not in early:
+            gated[chain[0]] = tuple(sorted({p for step in chain for p in predecessors[step]} - set(chain)))
+    return gated
+
+
+def _depth_first(predecessors: Sequence[Sequence[int]]) -> list[int]:
+    """Order tiles so that a consumer follows its last producer as closely as it can."""
+    waiting = [len(before) for before in predecessors]
+    successors: list[list[int]] = [[] for _ in predecessors]
+    for tile, before in enumerate(predecessors):
+        for other in before:
+            successors[other].append(tile)
+    stack = [tile for tile in reversed(range(len(waiting))) if not waiting[tile]]
+    order: list[int] = []
+    while stack:
+        tile = stack.pop()
+        order.append(tile)
+        for other in reversed(successors[tile]):
+            waiting[other] -= 1
+            if not waiting[other]:
+                stack.append(other)
+    if len(order) != len(waiting):
+        raise AssertionError("the tiles depend on each other in a circle")
+    return order
+
+
+def _predecessors(tiles: Sequence[Tile], block_count: int) -> tuple[list[tuple[int, ...]], list[int]]:
+    maker = [-1] * block_count
+    before_in_chain: dict[tuple[int, int], int] = {}
+    for number, tile in enumerate(tiles):
+        before_in_chain[tile.chain, tile.step] = number
+        if tile.last:
+            for block in tile.writes:
+                maker[block] = number
+    predecessors: list[tuple[int, ...]] = []
+    for tile in tiles:
+        before = {maker[block] for block in tile.reads if maker[block] >= 0}
+        if tile.step:
+            before.add(before_in_chain[tile.chain, tile.step - 1])
+        predecessors.append(tuple(sorted(before)))
+    return predecessors, maker
+
+
+def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
+    """Cut a graph as `tiling` says."""
+    boxes = {
+        operator.name: [
+            {index: piece for part in combination for index, piece in part.items()}
+            for combination in product(*_index_choices(graph, tiling, operator))
+        ]
+        for operator in graph.operators
+    }
+    shapes = _tensor_shapes(graph, boxes)
+    grids = _grids(graph, boxes, shapes)
+    tiles: list[Tile] = []
+    for operator in graph.operators:
+        chain0 = tiles[-1].chain + 1 if tiles else 0
+        tiles += _operator_tiles(graph, operator, boxes[operator.name], grids, chain0)
+    blocks = _make_blocks(graph, tiling, grids, tiles)
+    predecessors, _ = _predecessors(tiles, len(blocks))
+    tiles = [tiles[number] for number in _depth_first(_gated(tiles, predecessors, tiling.early))]
+    clusters = _clusters(tiles, blocks, tiling.local)
+    tiles = [replace(tile, cluster=cluster) for tile, cluster in zip(tiles, clusters, strict=True)]
+    predecessors, maker = _predecessors(tiles, len(blocks))
+    users: list[list[int]] = [[] for _ in blocks]
+    for number, entry in enumerate(tiles):
+        for block in entry.reads:
+            users[block].append(number)
+    return TileGraph(
+        graph=graph,
+        tiling=tiling,
+        tiles=tuple(tiles),
+        blocks=tuple(blocks),
+        shapes=shapes,
+        predecessors=tuple(predecessors),
+        maker=tuple(maker),
+        users=tuple(tuple(entry) for entry in users),
+    )

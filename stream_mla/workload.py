@@ -1,0 +1,122 @@
+"""What is computed: the shape of one attention layer, the tokens of one step, and the precision.
+
+Prefill and decode are not modes. A step computes `query_tokens` new tokens per request against
+`cached_tokens` that are already in the cache; the keys attended are both together. Decode is
+`query_tokens=1`, prefill is `cached_tokens=0`, chunked prefill and speculative decode lie between.
+"""
+
+from dataclasses import dataclass
+
+from stream_mla.units import Bits
+
+
+def _require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedQueryAttention:
+    """MHA (`kv_heads == heads`), GQA, or MQA (`kv_heads == 1`). All sizes in elements."""
+
+    model_dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_dim: int
+    """Dimensions of each head that are rotated: `head_dim` for Llama, 0 for no RoPE."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "model_dim", "heads", "kv_heads", "head_dim")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.rope_dim not in (0, self.head_dim):
+            raise ValueError(f"rope_dim must be 0 or head_dim ({self.head_dim}), got {self.rope_dim}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttention:
+    """Multi-head Latent Attention (DeepSeek-V2, arXiv 2405.04434). All sizes in elements."""
+
+    model_dim: int
+    heads: int
+    query_rank: int | None
+    """Rank of the compressed query; None where the query is projected directly (DeepSeek-V2-Lite)."""
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    """Decoupled RoPE part per head; 0 leaves it out, as the letter does."""
+    value_dim: int
+    latent_norms: bool
+    """RMSNorm on the query and key-value latents, as DeepSeek's models have; the letter leaves it out."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "model_dim", "heads", "kv_rank", "nope_dim", "value_dim")
+        if self.query_rank is not None:
+            _require_positive(self, "query_rank")
+        if self.rope_dim < 0 or self.rope_dim % 2:
+            raise ValueError(f"rope_dim must be even and not negative, got {self.rope_dim}")
+
+
+Attention = GroupedQueryAttention | LatentAttention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Bits per element of each kind of tensor."""
+
+    weights: Bits
+    cache: Bits
+    activations: Bits
+    partials: Bits
+    """Unfinished sums and softmax statistics."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "weights", "cache", "activations", "partials")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One attention layer of a published model, with where its numbers come from."""
+
+    name: str
+    source: str
+    layers: int
+    """Attention layers in the whole model; one of them is simulated."""
+    attention: Attention
+    precision: Precision
+    """What the model is stored and run in; a run may override it."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One step of one attention layer."""
+
+    model: Model
+    batch: int
+    """Requests, each with a cache of its own."""
+    query_tokens: int
+    """New tokens per request."""
+    cached_tokens: int
+    """Tokens per request that are in the cache before the step."""
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch", "query_tokens")
+        if self.cached_tokens < 0:
+            raise ValueError(f"cached_tokens must not be negative, got {self.cached_tokens}")
+
+    @property
+    def key_tokens(self) -> int:
+        """Keys each query is compared with: the cached tokens and the new ones."""
+        return self.cached_tokens + self.query_tokens
+
+    @property
+    def context_tokens(self) -> int:
+        """The N of `--context N`: the cached tokens; where nothing is cached (prefill), the new tokens."""
+        return self.cached_tokens or self.query_tokens
