@@ -295,10 +295,12 @@ class _Planner:
         query_choices = _group_choices(("q",), extents, self.forced)
         key_choices = _group_choices(("k",), extents, self.forced)
         batches = min(self.forced.get("b", 1), extents["b"])
+        # heads are cut before tokens, as the projections cut them, so that blocks on both sides match
         rows = [
             (h, q, k, parts)
             for h in range(len(head_choices))
             for q in range(len(query_choices))
+            if q == 0 or heads[0] in self.forced or _elements(heads[:1], head_choices[h], extents) == 1
             for k in range(len(key_choices))
             for parts in self._part_choices(key_choices[k])
         ]

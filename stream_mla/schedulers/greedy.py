@@ -13,7 +13,8 @@ from enum import IntEnum
 
 from stream_mla.errors import InfeasibleError
 from stream_mla.problem import OFF_CHIP, Activities, Problem, activities
-from stream_mla.schedule import Held, Move, Run, Schedule
+from stream_mla.schedule import Schedule
+from stream_mla.schedulers.timing import timed
 
 
 def assign(problem: Problem) -> list[int]:
@@ -273,40 +274,6 @@ class _Forward:
                     f"{len(kept)} blocks are held, the largest: {holders}"
                 )
         raise AssertionError("the greedy scheduler stopped with free memory and waiting tiles")
-
-
-def timed(problem: Problem, acts: Activities, run_start: Sequence[int], move_start: Sequence[int]) -> Schedule:
-    """Put times on a placement: residencies follow from what fills and uses each copy."""
-    runs: list[Run] = []
-    first = [1 << 62] * len(acts.copies)
-    last = [0] * len(acts.copies)
-
-    def touch(copy: int, start: int, end: int) -> None:
-        first[copy], last[copy] = min(first[copy], start), max(last[copy], end)
-
-    for tile, start in enumerate(run_start):
-        core = acts.core_of_cluster[problem.cut.tiles[tile].cluster]
-        end = start + problem.cost(tile, core).cycles
-        reads, writes = acts.reads[tile], acts.writes[tile]
-        runs.append(Run(tile=tile, core=core, start=start, end=end, reads=reads, writes=writes))
-        for copy in (*reads, *writes):
-            touch(copy, start, end)
-    moves: list[Move] = []
-    for plan, start in zip(acts.moves, move_start, strict=True):
-        end = start + plan.cycles
-        arrival = end + plan.route.latency_cycles
-        moves.append(
-            Move(block=plan.block, source=plan.source, target=plan.target, start=start, end=end, arrival=arrival)
-        )
-        if plan.source != OFF_CHIP:
-            touch(plan.source, start, end)
-        if plan.target != OFF_CHIP:
-            touch(plan.target, start, arrival)
-    held = tuple(
-        Held(block=copy.block, core=copy.core, bits=copy.bits, start=first[number], end=last[number])
-        for number, copy in enumerate(acts.copies)
-    )
-    return Schedule(runs=tuple(runs), moves=tuple(moves), held=held)
 
 
 def greedy(problem: Problem) -> Schedule:

@@ -1,0 +1,73 @@
+"""What a run leaves behind: everything that is needed to read it and to repeat it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How much is proven of a schedule."""
+
+    OPTIMAL = "optimal"
+    """No schedule of this tiling is better."""
+    FEASIBLE = "feasible"
+    """Valid; the gap says how far from optimal it can be at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Latency, energy and their proof for one point. The names carry the units."""
+
+    model: str
+    scheme: str
+    accelerator: str
+    batch: int
+    query_tokens: int
+    context_tokens: int
+    cached_tokens: int
+    weight_bits: int
+    cache_bits: int
+    activation_bits: int
+    objective: str
+    latency_cycles: int
+    latency_s: float
+    energy_pj: float
+    energy_breakdown_pj: Mapping[str, float]
+    macs: int
+    dram_read_bytes: float
+    dram_write_bytes: float
+    dram_minimum_read_bytes: float
+    """Read once each: weights, input and cache. What is above it is read again because of the tiling, or spilled."""
+    dram_minimum_write_bytes: float
+    operational_intensity_macs_per_byte: float
+    """MACs per byte that this schedule moves over the DRAM's pins."""
+    mac_utilization: float
+    """MACs over what the arrays could do in the time, 0 to 1."""
+    peak_sram_bytes: Mapping[str, float]
+    busy_cycles: Mapping[str, float]
+    """Of each kind of resource: cycles it is busy, averaged over the machine's units; of bandwidths, at full rate."""
+    lower_bound_cycles: int
+    bounds_cycles: Mapping[str, int]
+    binding_bound: str
+    gap: float
+    """(latency - lower bound) / latency."""
+    energy_lower_bound_pj: float
+    energy_gap: float
+    status: Status
+    scheduler: str
+    """Which scheduler found it: the solver's schedule is taken only if it is better."""
+    greedy_latency_cycles: int
+    solver_status: str
+    solver_bound_cycles: int | None
+    tiles: int
+    moves: int
+    cores_used: int
+    tiling: Mapping[str, Mapping[str, int]]
+    context_parts: int
+    spilled: tuple[str, ...]
+    solve_s: float
+    """Wall-clock seconds of the solver; this and `versions` are all that may differ between equal runs."""
+    time_limit_s: float
+    seed: int
+    workers: int
+    versions: Mapping[str, str]
