@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, fsum
 
+from stream_mla.accelerator import Accelerator
+from stream_mla.graph import CONTRACTIONS, OperatorGraph
 from stream_mla.problem import OFF_CHIP, SHARE, Problem, Route
 from stream_mla.work import VectorWork
 
@@ -33,6 +35,19 @@ class Bounds:
     def lower_bound_cycles(self) -> int:
         """The best of the bounds."""
         return max(self.cycles.values())
+
+
+def ideal_cycles(graph: OperatorGraph, accelerator: Accelerator) -> int:
+    """Cycles that no tiling and no schedule can beat: every DRAM byte once at full bandwidth, or all MACs at peak."""
+    dram = (graph.dram_read_bits + graph.dram_write_bits) / accelerator.per_cycle(accelerator.dram.bandwidth)
+    compute = 0.0
+    for operator in (operator for operator in graph.operators if operator.kind in CONTRACTIONS):
+        bits = max(graph.tensors[operand.tensor].element_bits for operand in operator.inputs[:2])
+        arrays = (core.type.array for core in accelerator.array_cores())
+        able = [(array, entry) for array in arrays if array is not None and (entry := array.precision(bits))]
+        peak = sum(array.rows * array.columns * entry.macs_per_element for array, entry in able)
+        compute += graph.macs(operator) / peak
+    return max(1, int(max(dram, compute)))
 
 
 def bounds(problem: Problem) -> Bounds:

@@ -14,7 +14,7 @@ from math import fsum
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.attention import lower
-from stream_mla.bounds import Bounds, bounds
+from stream_mla.bounds import Bounds, bounds, ideal_cycles
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, SpecError
 from stream_mla.graph import CONTRACTIONS, OperatorGraph, Role
@@ -24,15 +24,17 @@ from stream_mla.result import Result, Status
 from stream_mla.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of, violations
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.simulate import replay
-from stream_mla.tiling import tile
+from stream_mla.tiling import tile, tile_count
 from stream_mla.work import Gemm
 from stream_mla.workload import Workload
 
-ENOUGH_TILES = 5000
-"""Where a tiling has more tiles than this, the first that fits is taken; more are not tried."""
+ENOUGH_STEPS = 60_000
+"""The search over tilings ends when those tried have this many tiles and moves together, and one of them fits."""
+MOST_TILES = 500_000
+"""Tilings of more tiles are refused: they would take tens of minutes and all memory."""
 NEAR = 1e-3
-"""A greedy schedule within this share of the bound ends the search over tilings."""
-MOST_ACTIVITIES = 4000
+"""It also ends with a greedy schedule within this share of what no tiling can beat."""
+MOST_ACTIVITIES = 3000
 """The solver is left out where tiles and moves are more than this: it would not improve them in useful time."""
 
 
@@ -45,6 +47,9 @@ class Point:
     scheme: str
     objective: Objective
     time_limit_s: float
+    """Of the solver; 0 leaves it out."""
+    gap_limit: float
+    """The solver stops, or is not started, within this share of the proven bound."""
     seed: int
     workers: int
     tile_sizes: Mapping[str, int] = field(hash=False)
@@ -70,7 +75,8 @@ def evaluate(point: Point, progress: Progress = lambda _: None) -> Outcome:
     _require_dram(graph, point.accelerator)
     problem, limits, first = _best_tiling(point, graph, progress)
     schedule, solver = first, None
-    if _value(problem, first) > _floor(limits, point.objective) and point.time_limit_s > 0:
+    value = _value(problem, first)
+    if value - _floor(limits, point.objective) > value * point.gap_limit and point.time_limit_s > 0:
         schedule, solver = _solve(point, problem, limits, first, progress)
     result = _summarise(point, graph, problem, limits, schedule, first, solver)
     return Outcome(result=result, problem=problem, schedule=schedule)
@@ -150,13 +156,22 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
     """Try tilings with the greedy scheduler; keep the best schedule."""
     best: tuple[float, Problem, Bounds, Schedule] | None = None
     reasons: list[str] = []
+    steps = 0
+    ideal = ideal_cycles(graph, point.accelerator) if point.objective is Objective.LATENCY else 0
     for number, tiling in enumerate(plans(graph, point.accelerator, point.tile_sizes)):
+        tiles = tile_count(graph, tiling)
+        if best is not None and steps + tiles > ENOUGH_STEPS:
+            break
+        if tiles > MOST_TILES:
+            reasons.append(f"{tiles:,} tiles are needed, and {MOST_TILES:,} are the most that are tried")
+            continue
         cut = tile(graph, tiling)
         problem = price(cut, point.accelerator, point.objective)
         try:
             schedule = greedy(problem)
         except InfeasibleError as error:
             reasons.append(str(error))
+            steps += len(cut.tiles) + len(cut.blocks)
             progress(f"tiling {number}: {len(cut.tiles)} tiles do not fit")
             continue
         limits = bounds(problem)
@@ -164,7 +179,8 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
         progress(f"tiling {number}: {len(cut.tiles)} tiles, {schedule.latency_cycles} cycles")
         if best is None or value < best[0]:
             best = (value, problem, limits, schedule)
-        if len(cut.tiles) > ENOUGH_TILES or value <= _floor(limits, point.objective) * (1 + NEAR):
+        steps += len(schedule.runs) + len(schedule.moves)
+        if value <= ideal * (1 + NEAR):
             break
     if best is None:
         raise InfeasibleError(_why_infeasible(point, reasons))
@@ -185,7 +201,9 @@ def _solve(
         problem,
         first,
         lower_bound_cycles=limits.lower_bound_cycles,
-        budget=cp_sat.Budget(time_limit_s=point.time_limit_s, seed=point.seed, workers=point.workers),
+        budget=cp_sat.Budget(
+            time_limit_s=point.time_limit_s, gap_limit=point.gap_limit, seed=point.seed, workers=point.workers
+        ),
         progress=progress,
     )
     best = first
@@ -245,7 +263,8 @@ def _summarise(
         busy_cycles=_busy_cycles(problem, schedule),
         lower_bound_cycles=lower,
         bounds_cycles=cycles,
-        binding_bound=max(cycles, key=lambda reason: cycles[reason]),
+        ideal_cycles=ideal_cycles(graph, point.accelerator),
+        binding_bound=limits.binding,
         gap=gap,
         energy_lower_bound_pj=limits.energy_pj,
         energy_gap=max(0.0, gaps[Objective.ENERGY]),

@@ -157,7 +157,7 @@ class _Planner:
             for name, tensor in self.graph.tensors.items()
             if tensor.role in kinds
             and name not in self.graph.local
-            and (tensor.bits > limit or (not self.machine.joined and len(self.local) != len(self.graph.local)))
+            and (tensor.bits > limit or not self.machine.joined)
         }
 
     def via_dram(self, tensor: str) -> bool:
@@ -396,8 +396,8 @@ class _Planner:
         return sizes
 
     def vector(self, operator: Operator) -> None:
-        """Cut a norm or RoPE over batch, tokens and heads, never over its last axis."""
-        free = [index for index in operator.inputs[0].indices[:-1] if index in operator.indices]
+        """Cut a norm or RoPE over heads, tokens and batch, never over its last axis."""
+        free = [index for index in ("h", "g", "j", "q", "b") if index in operator.inputs[0].indices[:-1]]
         self.sizes[operator.name] = self._outer_cut(operator, free, 1)
 
     def tiling(self) -> Tiling:
@@ -424,34 +424,31 @@ class _Planner:
         )
 
     def _early(self) -> Iterable[str]:
-        """Yield operators whose unfinished sums may wait: small as a whole, or fed by a local tensor."""
+        """Yield operators whose unfinished sums are small as a whole, so that they may wait."""
         for operator in self.graph.operators:
             sums = math.prod(self.graph.tensors[operator.outputs[0].tensor].shape) * self.graph.partial_bits
-            if sums <= self.small or any(operand.tensor in self.graph.local for operand in operator.reads):
+            if sums <= self.small:
                 yield operator.name
 
 
-def plan(
-    graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int], scale: float, *, spill: bool
-) -> Tiling:
-    """Choose a tiling.
-
-    `forced` gives sizes per index (and `parts`), `scale` shrinks the memory budgets, and without `spill` every
-    activation stays on chip, whatever its size: right where heads are worked off one group after the other.
-    """
-    return _Planner(graph, _machine(accelerator), forced, scale, spill=spill).tiling()
-
-
 def plans(graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int]) -> Iterable[Tiling]:
-    """Yield different tilings worth trying, the safest first, then groups of heads worked off one after the other."""
+    """Yield different tilings worth trying.
+
+    `forced` gives sizes per index (and `parts`). For each of several shares of the memories, the first tiling spills
+    what is large; the next ones keep all activities on chip, whatever their size, which is right where groups
+    of heads are worked off one after the other.
+    """
     machine = _machine(accelerator)
     heads = next(index for index in ("h", "g") if index in graph.extents)
     groups: list[int | None] = [None]
     if heads not in forced:
-        sizes = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
-        groups += [size for size in dict.fromkeys(sizes) if size]
+        wanted = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
+        groups += [size for size in dict.fromkeys(wanted) if size]
+    seen: list[Tiling] = []
     for scale in (1.0, 0.5, 0.25, 0.1):
-        for group in groups:
-            for spill in (True, False):
-                sizes = forced if group is None else {**forced, heads: group}
-                yield _Planner(graph, machine, sizes, scale, spill=spill).tiling()
+        for group, spill in ((None, True), *((group, spill) for spill in (False, True) for group in groups)):
+            sizes = forced if group is None else {**forced, heads: group}
+            tiling = _Planner(graph, machine, sizes, scale, spill=spill).tiling()
+            if tiling not in seen:
+                seen.append(tiling)
+                yield tiling

@@ -47,10 +47,13 @@ class Result:
     busy_cycles: Mapping[str, float]
     """Of each kind of resource: cycles it is busy, averaged over the machine's units; of bandwidths, at full rate."""
     lower_bound_cycles: int
+    """No schedule of this tiling is faster."""
+    ideal_cycles: int
+    """No tiling and no schedule is faster: minimum DRAM bytes at full bandwidth, or all MACs at peak."""
     bounds_cycles: Mapping[str, int]
     binding_bound: str
     gap: float
-    """(latency - lower bound) / latency."""
+    """(value - lower bound) / value of the objective: the most by which a schedule of this tiling could be better."""
     energy_lower_bound_pj: float
     energy_gap: float
     status: Status

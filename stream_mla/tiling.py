@@ -18,6 +18,7 @@ from itertools import pairwise, product
 from math import prod
 
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, gemm_indices
+from stream_mla.ordering import demand_order
 from stream_mla.work import Gemm, VectorWork
 
 Interval = tuple[int, int]
@@ -52,7 +53,7 @@ class Tiling:
     local: frozenset[str]
     """Tensors that never leave the core that makes them."""
     early: frozenset[str] = frozenset()
-    """Operators whose chains may start before all their inputs are there: their unfinished sums are small."""
+    """Operators whose chains start before all their inputs are there: their unfinished sums are small."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,20 @@ def key_pieces(extent: int, parts: int, size: int) -> list[tuple[Interval, int]]
     return [
         ((low + a, low + b), part) for part, (low, high) in enumerate(pairwise(edges)) for a, b in pieces(high - low, size)
     ]
+
+
+def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
+    """Tiles that `tile` would make, without making them."""
+    count = 0
+    for operator in graph.operators:
+        sizes = tiling.sizes.get(operator.name, {})
+        pieces_of = (
+            -(-graph.extents[index] // sizes.get(index, graph.extents[index]))
+            for index in operator.indices
+            if index not in (*COUNTERS, "w")
+        )
+        count += prod(pieces_of)
+    return count
 
 
 def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[list[dict[str, Interval]]]:
@@ -341,44 +356,6 @@ def _clusters(tiles: Sequence[Tile], blocks: Sequence[Block], local: frozenset[s
     return [numbers.setdefault(root(tile.chain), len(numbers)) for tile in tiles]
 
 
-def _gated(
-    tiles: Sequence[Tile], predecessors: Sequence[tuple[int, ...]], early: frozenset[str]
-) -> list[tuple[int, ...]]:
-    """Let a chain wait for the inputs of all its steps, so that few sums are unfinished at once.
-
-    Steps that wait for tiles of their own chain's cluster keep their place.
-    """
-    chains: dict[int, list[int]] = {}
-    for number, tile in enumerate(tiles):
-        chains.setdefault(tile.chain, []).append(number)
-    gated = list(predecessors)
-    for chain in chains.values():
-        if len(chain) > 1 and tiles[chain[0]].operator not in early:
-            gated[chain[0]] = tuple(sorted({p for step in chain for p in predecessors[step]} - set(chain)))
-    return gated
-
-
-def _depth_first(predecessors: Sequence[Sequence[int]]) -> list[int]:
-    """Order tiles so that a consumer follows its last producer as closely as it can."""
-    waiting = [len(before) for before in predecessors]
-    successors: list[list[int]] = [[] for _ in predecessors]
-    for tile, before in enumerate(predecessors):
-        for other in before:
-            successors[other].append(tile)
-    stack = [tile for tile in reversed(range(len(waiting))) if not waiting[tile]]
-    order: list[int] = []
-    while stack:
-        tile = stack.pop()
-        order.append(tile)
-        for other in reversed(successors[tile]):
-            waiting[other] -= 1
-            if not waiting[other]:
-                stack.append(other)
-    if len(order) != len(waiting):
-        raise AssertionError("the tiles depend on each other in a circle")
-    return order
-
-
 def _predecessors(tiles: Sequence[Tile], block_count: int) -> tuple[list[tuple[int, ...]], list[int]]:
     maker = [-1] * block_count
     before_in_chain: dict[tuple[int, int], int] = {}
@@ -413,7 +390,8 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
         tiles += _operator_tiles(graph, operator, boxes[operator.name], grids, chain0)
     blocks = _make_blocks(graph, tiling, grids, tiles)
     predecessors, _ = _predecessors(tiles, len(blocks))
-    tiles = [tiles[number] for number in _depth_first(_gated(tiles, predecessors, tiling.early))]
+    fused = _clusters(tiles, blocks, graph.local)
+    tiles = [tiles[number] for number in demand_order(tiles, predecessors, fused, tiling.early)]
     clusters = _clusters(tiles, blocks, tiling.local)
     tiles = [replace(tile, cluster=cluster) for tile, cluster in zip(tiles, clusters, strict=True)]
     predecessors, maker = _predecessors(tiles, len(blocks))

@@ -34,7 +34,7 @@ from stream_mla.tiling import Block, Tile, TileGraph, Tiling
 from stream_mla.work import Gemm, VectorWork
 
 INSTANCES = 240
-BUDGET = Budget(time_limit_s=20, seed=1, workers=1)
+BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)
 
 
 # --- tiny random instances -------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 One CP-SAT model decides the core of every cluster, the start of every tile, load, send and store, and how long
 each copy of a block stays in a memory. It starts from a complete hint, a valid schedule that is also its
 horizon, so it returns something at least as good or nothing. With one worker the budget is deterministic
-time and a seed repeats the search exactly; with more, it is wall-clock time and it may not.
+time and a seed repeats the search exactly (unless the clock, as a last resort, ends it first); with more, it is
+wall-clock time and it may not.
 
 Where clusters x cores are more than `MOST_CHOICES`, the clusters keep the cores of the hint. The solver's bound then
 holds for that placement only, and is not reported.
@@ -13,6 +14,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
@@ -24,8 +26,9 @@ from stream_mla.schedule import Schedule, energy_parts_pj
 from stream_mla.schedulers.timing import timed
 
 MOST_CHOICES = 1500
-SECONDS_PER_DETERMINISTIC_SECOND = 4.0
-"""Wall-clock seconds of one unit of OR-Tools' deterministic time with one worker, measured on these models."""
+STEPS_PER_DETERMINISTIC_SECOND = 400
+"""One unit of OR-Tools' deterministic time takes about a second with up to so many tiles and moves, and proportionally
+longer with more (measured with 9.15: 1.0 s at 500, 4.5 s at 1,900, 10 s at 3,500)."""
 ENERGY_STEPS = 100_000
 """Resolution of energy in the objective: energies are rounded to 1/ENERGY_STEPS of the hint's."""
 
@@ -35,6 +38,8 @@ class Budget:
     """How long to search, and how to repeat it."""
 
     time_limit_s: float
+    gap_limit: float
+    """Stop when the schedule is proven to be within this share of the optimum."""
     seed: int
     workers: int
 
@@ -414,6 +419,18 @@ class _Report(cp_model.CpSolverSolutionCallback):
         self.progress(f"cp_sat: objective {objective:.0f}, bound {bound:.0f}, gap {gap:.2%}, {self.wall_time:.1f} s")
 
 
+def _solve(solver: cp_model.CpSolver, model: CpModel, report: _Report) -> cp_model.CpSolverStatus:
+    """Solve in a thread, so that Ctrl-C stops the search at once and is raised here."""
+    solver.parameters.catch_sigint_signal = False
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(solver.solve, model, report)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            solver.stop_search()
+            raise
+
+
 def improve(
     problem: Problem,
     schedule: Schedule,
@@ -433,12 +450,15 @@ def improve(
     parameters = solver.parameters
     parameters.num_workers = budget.workers
     parameters.random_seed = budget.seed
+    parameters.relative_gap_limit = budget.gap_limit
     if budget.workers == 1:
+        steps = len(schedule.runs) + len(schedule.moves)
         parameters.interleave_search = True
-        parameters.max_deterministic_time = budget.time_limit_s / SECONDS_PER_DETERMINISTIC_SECOND
+        parameters.max_deterministic_time = budget.time_limit_s / max(1.0, steps / STEPS_PER_DETERMINISTIC_SECOND)
+        parameters.max_time_in_seconds = 10 + 4 * budget.time_limit_s  # presolve is hardly counted
     else:
         parameters.max_time_in_seconds = budget.time_limit_s
-    status = solver.solve(built.model, _Report(progress))
+    status = _solve(solver, built.model, _Report(progress))
     found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
     bounded = problem.objective is Objective.LATENCY and not fixed
     bound = max(lower_bound_cycles, math.ceil(solver.best_objective_bound - 1e-6)) if found and bounded else None

@@ -263,8 +263,11 @@ class _Forward:
         for core, queue in enumerate(self.queue):
             if self.head[core] < len(queue):
                 wanted = self.acts.copies[queue[self.head[core]]]
-                kept = [c for n, c in enumerate(self.acts.copies) if c.core == core and self.granted[n]]
-                kept = [c for c in kept if self.released[self.acts.copies.index(c)] < 0]
+                kept = [
+                    copy
+                    for copy, granted, released in zip(self.acts.copies, self.granted, self.released, strict=True)
+                    if copy.core == core and granted and released < 0
+                ]
                 kept.sort(key=lambda copy: -copy.bits)
                 holders = ", ".join(f"{blocks[copy.block].name} {copy.bits // 8} B" for copy in kept[:4])
                 name, sram = self.problem.cores[core].name, self.problem.cores[core].type.sram.capacity

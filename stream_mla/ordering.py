@@ -1,0 +1,125 @@
+"""The order in which one core could run all tiles: each when it is first needed.
+
+Depth-first from the results backwards, so that an input is made just before its first use, with two exceptions:
+
+- the tiles of a fused group (joined by a tensor that never leaves its core) and the steps of a chain follow
+  each other without a break, after everything they need from outside;
+- chains named `early`, whose unfinished sums are small, add each input as soon as it is there.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence, Set
+from typing import Protocol
+
+
+class Step(Protocol):
+    """What the order needs to know of a tile."""
+
+    @property
+    def operator(self) -> str:
+        """Name of its operator."""
+        ...
+
+    @property
+    def chain(self) -> int:
+        """Its chain."""
+        ...
+
+
+class _Order:
+    def __init__(self, predecessors: Sequence[Sequence[int]], eager: Sequence[bool]) -> None:
+        self.predecessors, self.eager = predecessors, eager
+        self.waiting = [len(before) for before in predecessors]
+        self.successors: list[list[int]] = [[] for _ in predecessors]
+        for number, before in enumerate(predecessors):
+            for other in before:
+                self.successors[other].append(number)
+        self.done = [False] * len(predecessors)
+        self.order: list[int] = []
+
+    def emit(self, first: int, within: Set[int] | None) -> None:
+        """Append a tile, and the eager tiles that it makes ready."""
+        stack = [first]
+        while stack:
+            number = stack.pop()
+            if self.done[number]:
+                continue
+            self.done[number] = True
+            self.order.append(number)
+            for other in reversed(self.successors[number]):
+                self.waiting[other] -= 1
+                if not self.waiting[other] and (self.eager[other] if within is None else other in within and self.eager[other]):
+                    stack.append(other)
+
+    def demand(self, target: int, within: Set[int]) -> None:
+        """Emit what a tile needs from `within`, depth first, then the tile itself."""
+        stack = [(target, iter(self.predecessors[target]))]
+        entered = {target}
+        while stack:
+            number, rest = stack[-1]
+            other = next((o for o in rest if o in within and not self.done[o] and o not in entered), None)
+            if other is None:
+                self.emit(number, within)
+                stack.pop()
+            else:
+                entered.add(other)
+                stack.append((other, iter(self.predecessors[other])))
+
+
+def demand_order(
+    tiles: Sequence[Step], predecessors: Sequence[Sequence[int]], groups: Sequence[int], early: Set[str]
+) -> list[int]:
+    """Return tile numbers in the order of the module docstring; `groups` numbers the fused group of each tile."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        members[group].append(number)
+    length: dict[int, int] = defaultdict(int)
+    for tile in tiles:
+        length[tile.chain] += 1
+    eager = [length[tile.chain] > 1 for tile in tiles]
+    # the step before comes first, so that the inputs of a chain are asked for in the order of its steps
+    predecessors = [
+        sorted(before, key=lambda other, chain=tile.chain: (tiles[other].chain != chain, other))
+        for tile, before in zip(tiles, predecessors, strict=True)
+    ]
+    nodes: list[list[int]] = []
+    for group in members.values():
+        fused = len({tiles[number].chain for number in group}) > 1
+        loose = not fused and tiles[group[0]].operator in early
+        nodes += [[number] for number in group] if loose else [group]
+        for number in group:
+            eager[number] = eager[number] and (fused or loose)
+    node_of = {number: node for node, group in enumerate(nodes) for number in group}
+    return _walk(nodes, node_of, _Order(predecessors, eager))
+
+
+def _walk(nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order) -> list[int]:
+    """Visit the nodes depth first from those that feed nothing."""
+    needs = [
+        list(dict.fromkeys(node_of[b] for n in group for b in order.predecessors[n] if node_of[b] != node))
+        for node, group in enumerate(nodes)
+    ]
+    used = {other for before in needs for other in before}
+    entered = [False] * len(nodes)
+    for root in (node for node in range(len(nodes)) if node not in used):
+        stack = [(root, iter(needs[root]))]
+        entered[root] = True
+        while stack:
+            node, rest = stack[-1]
+            other = next((o for o in rest if not entered[o]), None)
+            if other is not None:
+                entered[other] = True
+                stack.append((other, iter(needs[other])))
+                continue
+            stack.pop()
+            group = nodes[node]
+            if len(group) == 1:
+                order.emit(group[0], None)
+            else:
+                within = frozenset(group)
+                for number in group:
+                    if not order.done[number] and not any(o in within for o in order.successors[number]):
+                        order.demand(number, within)
+    if len(order.order) != len(node_of):
+        raise AssertionError("the tiles depend on each other in a circle")
+    return order.order

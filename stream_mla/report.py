@@ -1,0 +1,300 @@
+"""What people read: results as a table, models and machines as they were understood. Text only, no files."""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from stream_mla.accelerator import Accelerator, CoreType
+from stream_mla.errors import StreamMlaError
+from stream_mla.result import Result
+from stream_mla.workload import LatentAttention, Model, Workload
+
+if TYPE_CHECKING:
+    from stream_mla.evaluate import Point
+
+SCHEME_DESCRIPTIONS = {
+    "mha": "multi-head, grouped-query or multi-query attention on a cache of keys and values",
+    "mla_naive": "1-3-2: the cached latents are expanded to keys and values of every head",
+    "mla_absorbed": "1-2-3: the query goes through W_uq, then W_uk, and is compared with the latents themselves",
+    "mla_rc": "2-1-3: the composite W_uq W_uk^T is recomputed every step and stays on chip",
+    "mla_ru": "2-1-3: the composite W_uq W_uk^T was computed once and is read from DRAM",
+}
+"""Scheme -> one line; the numbers are the order of the products in q_latent (1) W_uq (2) W_uk^T (3) C^T."""
+
+REFERENCE = "mha_large"
+"""The model that the best rows are compared with, where it is among them."""
+
+WIDTH = 140
+"""Columns that a table may take."""
+
+_COLUMNS = (
+    ("scheme", "", "<"),
+    ("latency", "cycles", ">"),
+    ("", "time", ">"),
+    ("energy", "mJ", ">"),
+    ("DRAM", "MB", ">"),
+    ("", "x min", ">"),
+    ("MACs", "", ">"),
+    ("MAC/B", "", ">"),
+    ("bound", "by", "<"),
+    ("gap", "%", ">"),
+    ("status", "", "<"),
+    ("tiles", "", ">"),
+    ("cores", "used", ">"),
+    ("found", "by", "<"),
+    ("solver", "s", ">"),
+)
+"""Two lines of heading, and the side to which cells are aligned."""
+_LONGEST_NAME = 13
+"""Of a resource: longer names are cut, so that a table keeps to its width."""
+_WITHOUT = {"infeasible": "infeasible: there is no schedule", "no_schedule": "no schedule was found in the time given"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What stays of a point that has no schedule."""
+
+    model: str
+    scheme: str
+    accelerator: str
+    context_tokens: int
+    query_tokens: int
+    batch: int
+    status: Literal["infeasible", "no_schedule"]
+    error: str
+
+
+Row = Result | Failure
+
+
+def failure(point: "Point", status: Literal["infeasible", "no_schedule"], error: StreamMlaError) -> Failure:
+    """Describe a point without a schedule."""
+    return Failure(
+        model=point.workload.model.name,
+        scheme=point.scheme,
+        accelerator=point.accelerator.name,
+        context_tokens=point.workload.context_tokens,
+        query_tokens=point.workload.query_tokens,
+        batch=point.workload.batch,
+        status=status,
+        error=str(error),
+    )
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """Return a JSON list with one object per row; the keys are the fields, whose names carry the units."""
+    return json.dumps([asdict(row) for row in rows], indent=2, allow_nan=False)
+
+
+def table(point: "Point", rows: Sequence[Row]) -> str:
+    """Return the rows as a table, under a title that says what `point`, the first of them, computes."""
+    results = [row for row in rows if isinstance(row, Result)]
+    names = [label(row.model, row.scheme, point) for row in rows]
+    lines = [
+        _cells(row, name, len(point.accelerator.cores)) if isinstance(row, Result) else [name, _WITHOUT[row.status]]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    heads = [[column[line] for column in _COLUMNS] for line in (0, 1)]
+    full = [line for line in lines if len(line) == len(_COLUMNS)]
+    widths = [max(map(len, column)) for column in zip(*heads, *full, strict=True)]
+    widths[0] = max(widths[0], *map(len, names))
+    space = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    ruled = [*heads, ["-" * width for width in widths], *lines]
+    wrapped = [text for note in _notes(point, results) for text in textwrap.wrap(note, WIDTH)]
+    return "\n".join([*_title(point), "", *(_line(cells, widths, space) for cells in ruled), "", *wrapped])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], space: str) -> str:
+    """Align the cells of a line; one that says why there is no schedule has two, the last of any length."""
+    if len(cells) < len(widths):
+        return f"{cells[0]:{widths[0]}}{space}{cells[1]}"
+    sides = [side for _, _, side in _COLUMNS]
+    aligned = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True))
+    return space.join(aligned).rstrip()
+
+
+def label(model: str, scheme: str, point: "Point") -> str:
+    """Name a row of the table that `point` begins."""
+    return scheme if model == point.workload.model.name else f"{model}/{scheme}"
+
+
+def _title(point: "Point") -> Iterator[str]:
+    workload = point.workload
+    precision = workload.precision
+    yield (
+        f"{workload.model.name} on {point.accelerator.name}: one attention layer, {_step(workload)}, "
+        f"batch {workload.batch}"
+    )
+    yield (
+        f"weights {precision.weights} bit, cache {precision.cache} bit, activations {precision.activations} bit; "
+        f"scheduled for {point.objective}"
+    )
+
+
+def _step(workload: Workload) -> str:
+    new, cached = workload.query_tokens, workload.cached_tokens
+    if not cached:
+        return f"prefill of {new:,} token{'s' * (new > 1)} per request, nothing cached"
+    return f"decode of {new:,} token{'s' * (new > 1)} per request against {cached:,} cached"
+
+
+def _cells(row: Result, name: str, cores: int) -> list[str]:
+    moved = row.dram_read_bytes + row.dram_write_bytes
+    minimum = row.dram_minimum_read_bytes + row.dram_minimum_write_bytes
+    return [
+        name,
+        f"{row.latency_cycles:,}",
+        with_prefix(row.latency_s, "s"),
+        _digits(row.energy_pj / 1e9),
+        _digits(moved / 1e6),
+        f"{moved / minimum:.2f}",
+        with_prefix(row.macs, ""),
+        _digits(row.operational_intensity_macs_per_byte),
+        _cut(row.binding_bound),
+        f"{100 * row.gap:.2f}",
+        row.status,
+        f"{row.tiles:,}",
+        f"{row.cores_used}/{cores}",
+        row.scheduler,
+        f"{row.solve_s:.1f}" if row.solve_s else "-",
+    ]
+
+
+def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
+    least = "latency" if point.objective == "latency" else "energy"
+    yield (
+        f"gap: how far the schedule can be from the best of its tiling, ({least} - lower bound) / {least}; "
+        "bound by: what limits the latency."
+    )
+    again = [f"{label(row.model, row.scheme, point)} {extra}" for row in results if (extra := _extra_traffic(row))]
+    compared = "x min: DRAM traffic over the least, everything read and written once"
+    yield f"{compared}; above it: {', '.join(again)}." if again else f"{compared}."
+    if len(results) > 1:
+        fastest = min(results, key=lambda row: row.latency_s)
+        thriftiest = min(results, key=lambda row: row.energy_pj)
+        yield (
+            f"Fastest: {label(fastest.model, fastest.scheme, point)}, {with_prefix(fastest.latency_s, 's')}"
+            f"{_against(results, fastest, lambda row: row.latency_s, 'faster')}. "
+            f"Least energy: {label(thriftiest.model, thriftiest.scheme, point)}, "
+            f"{_digits(thriftiest.energy_pj / 1e9)} mJ"
+            f"{_against(results, thriftiest, lambda row: row.energy_pj, 'less')}."
+        )
+
+
+def _extra_traffic(row: Result) -> str:
+    """Say how much is moved beyond the minimum, from 1 B on."""
+    extra = {
+        "re-read": row.dram_read_bytes - row.dram_minimum_read_bytes,
+        "written": row.dram_write_bytes - row.dram_minimum_write_bytes,
+    }
+    return " and ".join(f"+{with_prefix(size, 'B')} {what}" for what, size in extra.items() if size >= 1)
+
+
+def _against(results: Sequence[Result], best: Result, value: Callable[[Result], float], how: str) -> str:
+    """Compare the best row with MHA of the same inner dimensions, or else with the worst row."""
+    reference = next((row for row in results if row.model == REFERENCE), max(results, key=value))
+    if reference is best:
+        return ""
+    name = reference.model if reference.model == REFERENCE else reference.scheme
+    return f", {value(reference) / value(best):.2f}x {how} than {name}"
+
+
+def with_prefix(value: float, unit: str) -> str:
+    """Write a number with four digits and an SI prefix, as `474.0 us`."""
+    scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
+    scale, prefix = next((entry for entry in scales if value >= 0.99995 * entry[0]), scales[-1])
+    if value == 0 or (scale < 1 and unit != "s"):
+        scale, prefix = 1.0, ""
+    return f"{_digits(value / scale)} {prefix}{unit}".rstrip()
+
+
+def _digits(value: float) -> str:
+    """Write four digits, more only where the integer part has more, none of them as an exponent."""
+    for decimals, limit in ((3, 10), (2, 100), (1, 1000)):
+        if round(value, decimals) < limit:
+            return f"{value:.{decimals}f}"
+    return f"{value:,.0f}"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 2]}.."
+
+
+def model_line(model: Model) -> str:
+    """Describe a model in one line."""
+    shape, precision = model.attention, model.precision
+    bits = f"{precision.weights}/{precision.cache}/{precision.activations} bit weights/cache/activations"
+    if isinstance(shape, LatentAttention):
+        ranks = f"query rank {shape.query_rank or 'none'}, kv rank {shape.kv_rank}"
+        heads = f"{shape.heads} heads of {shape.nope_dim} + {shape.rope_dim}, {ranks}"
+        return f"MLA, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+    kind = "MHA" if shape.kv_heads == shape.heads else "MQA" if shape.kv_heads == 1 else "GQA"
+    heads = f"{shape.heads} heads of {shape.head_dim}, {shape.kv_heads} kv heads"
+    return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+
+
+def accelerator_line(accelerator: Accelerator) -> str:
+    """Describe an accelerator in one line."""
+    cores = len(accelerator.cores)
+    peaks = ", ".join(f"{with_prefix(peak, 'MAC/s')} at {bits} bit" for bits, peak in peak_macs(accelerator).items())
+    dram = (
+        f"DRAM {with_prefix(accelerator.dram.bandwidth / 8, 'B/s')}, {with_prefix(accelerator.dram.capacity / 8, 'B')}"
+    )
+    return f"{cores} core{'s' * (cores > 1)}, {peaks}, {dram}"
+
+
+def peak_macs(accelerator: Accelerator) -> dict[int, float]:
+    """Return operand width in bit -> MAC/s of all arrays that have this width or, failing that, a wider one."""
+    arrays = [core.type.array for core in accelerator.array_cores() if core.type.array is not None]
+    widths = sorted({entry.operand for array in arrays for entry in array.precisions})
+    peaks = dict.fromkeys(widths, 0.0)
+    for array in arrays:
+        for width in widths:
+            if entry := array.precision(width):
+                peaks[width] += array.rows * array.columns * entry.macs_per_element * accelerator.clock
+    return peaks
+
+
+def model_facts(model: Model, parameters: int) -> Iterator[str]:
+    """Yield what follows from a model, `parameters` being those of one layer."""
+    shape, precision = model.attention, model.precision
+    entries = (
+        shape.kv_rank + shape.rope_dim if isinstance(shape, LatentAttention) else 2 * shape.kv_heads * shape.head_dim
+    )
+    weight_bytes, cache_bytes = parameters * precision.weights / 8, entries * precision.cache / 8
+    yield f"parameters: {parameters:,} in one attention layer, {with_prefix(weight_bytes, 'B')}"
+    yield f"cache: {entries:,} elements per token and layer, {cache_bytes:,.0f} B"
+    yield f"all {model.layers} layers: {with_prefix(weight_bytes * model.layers, 'B')} of weights, " + (
+        f"{with_prefix(cache_bytes * model.layers, 'B')} of cache per token"
+    )
+
+
+def accelerator_facts(accelerator: Accelerator) -> Iterator[str]:
+    """Yield what follows from an accelerator."""
+    arrays, vectors = len(list(accelerator.array_cores())), len(list(accelerator.vector_cores()))
+    yield f"cores: {len(accelerator.cores)}, of which {arrays} with an array and {vectors} with a vector unit"
+    for bits, peak in peak_macs(accelerator).items():
+        ridge = peak / (accelerator.dram.bandwidth / 8)
+        yield f"peak at {bits} bit: {with_prefix(peak, 'MAC/s')}; ridge: {_digits(ridge)} MAC/B of DRAM traffic"
+    lanes = sum(core.type.vector.operations_per_cycle for core in accelerator.vector_cores() if core.type.vector)
+    yield f"vector units: {with_prefix(lanes * accelerator.clock, 'op/s')}"
+    yield f"SRAM: {with_prefix(sum(core.type.sram.capacity for core in accelerator.cores) / 8, 'B')} in all cores"
+    yield f"DRAM: {_digits(accelerator.per_cycle(accelerator.dram.bandwidth) / 8)} B/cycle"
+
+
+def core_facts(core: CoreType) -> Iterator[str]:
+    """Yield what follows from a core type."""
+    for entry in core.array.precisions if core.array else ():
+        assert core.array is not None
+        macs = core.array.rows * core.array.columns * entry.macs_per_element
+        yield f"peak at {entry.operand} bit: {macs:,.10g} MAC/cycle"
+    if core.vector:
+        yield f"vector unit: {core.vector.operations_per_cycle:,} op/cycle"
+    yield f"SRAM: {core.sram.capacity // 8:,} B, {core.sram.read_bandwidth / 8:,.10g} B/cycle read"
+
+
+def described(text: str, facts: Iterator[str]) -> str:
+    """Return YAML `text` with what follows from it as comments, so that the whole still loads."""
+    return "\n".join([text.rstrip("\n"), *(f"# {fact}" for fact in facts)])

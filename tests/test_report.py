@@ -1,0 +1,238 @@
+"""Tables, JSON and the facts that follow from models and machines."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from stream_mla.attention import SCHEMES, parameters
+from stream_mla.cost import Objective
+from stream_mla.errors import InfeasibleError
+from stream_mla.evaluate import Point
+from stream_mla.io import load_accelerator, load_model
+from stream_mla.report import (
+    SCHEME_DESCRIPTIONS,
+    WIDTH,
+    accelerator_facts,
+    accelerator_line,
+    as_json,
+    core_facts,
+    described,
+    failure,
+    model_facts,
+    model_line,
+    peak_macs,
+    table,
+    with_prefix,
+)
+from stream_mla.result import Result, Status
+from stream_mla.workload import Precision, Workload
+
+POINT = Point(
+    workload=Workload(
+        model=load_model("deepseek_v3"),
+        batch=2,
+        query_tokens=1,
+        cached_tokens=4096,
+        precision=Precision(weights=8, cache=16, activations=16, partials=32),
+    ),
+    accelerator=load_accelerator("flat_cloud"),
+    scheme="mla_rc",
+    objective=Objective.LATENCY,
+    time_limit_s=0.0,
+    gap_limit=0.0,
+    seed=0,
+    workers=1,
+    tile_sizes={},
+)
+
+RESULT = Result(
+    model="deepseek_v3",
+    scheme="mla_rc",
+    accelerator="flat_cloud",
+    batch=2,
+    query_tokens=1,
+    context_tokens=4096,
+    cached_tokens=4096,
+    weight_bits=8,
+    cache_bits=16,
+    activation_bits=16,
+    objective="latency",
+    latency_cycles=500_000,
+    latency_s=5e-4,
+    energy_pj=3.2e10,
+    energy_breakdown_pj={"mac": 2e10, "dram": 1.2e10},
+    macs=13_710_000_000,
+    dram_read_bytes=199e6,
+    dram_write_bytes=1e6,
+    dram_minimum_read_bytes=189e6,
+    dram_minimum_write_bytes=1e6,
+    operational_intensity_macs_per_byte=68.55,
+    mac_utilization=0.4,
+    peak_sram_bytes={"core": 1e6},
+    busy_cycles={"dram": 495_000.0},
+    lower_bound_cycles=495_000,
+    ideal_cycles=475_000,
+    bounds_cycles={"dram": 495_000},
+    binding_bound="dram",
+    gap=0.01,
+    energy_lower_bound_pj=3e10,
+    energy_gap=0.0625,
+    status=Status.FEASIBLE,
+    scheduler="cp_sat",
+    greedy_latency_cycles=510_000,
+    solver_status="FEASIBLE",
+    solver_bound_cycles=490_000,
+    tiles=347,
+    moves=194,
+    cores_used=1,
+    tiling={"out": {"e": 512}},
+    context_parts=1,
+    spilled=(),
+    solve_s=4.96,
+    time_limit_s=5.0,
+    seed=0,
+    workers=1,
+    versions={"python": "3.11"},
+)
+LARGE = replace(
+    RESULT,
+    model="mha_large",
+    scheme="mha",
+    latency_cycles=1_500_000,
+    latency_s=1.5e-3,
+    energy_pj=2.4e10,
+    dram_read_bytes=189e6,
+    status=Status.OPTIMAL,
+    gap=0.0,
+    scheduler="greedy",
+    solve_s=0.0,
+)
+FAILED = failure(replace(POINT, scheme="mla_ru"), "infeasible", InfeasibleError("too large"))
+
+
+def test_table_of_a_comparison(golden: Callable[[str], None]):
+    # x min: 200 MB / 190 MB = 1.05; fastest 1.5 ms / 0.5 ms = 3.00; mha_large itself uses least energy
+    golden(table(POINT, [RESULT, FAILED, LARGE]) + "\n")
+
+
+def test_table_of_a_prefill_for_energy(golden: Callable[[str], None]):
+    workload = replace(POINT.workload, query_tokens=4096, cached_tokens=0)
+    point = replace(POINT, workload=workload, objective=Objective.ENERGY)
+    rows = [replace(RESULT, dram_write_bytes=3.5e6), replace(RESULT, scheme="mla_ru", latency_s=6e-4)]
+    golden(table(point, rows) + "\n")  # without mha_large, the worst row is the measure: 6e-4 / 5e-4 = 1.20
+
+
+def test_table_keeps_to_its_width():
+    wide = replace(
+        RESULT,
+        latency_cycles=9_999_999_999,
+        energy_pj=9.9999e14,
+        dram_read_bytes=9.9999e11,
+        binding_bound="a link with a very long name",
+        gap=0.9999,
+        tiles=99_999,
+        cores_used=132,
+        solve_s=599.9,
+    )
+    cores = load_accelerator("h100")
+    lines = table(
+        replace(POINT, accelerator=cores), [wide, replace(wide, model="mha_scaled", scheme="mha")]
+    ).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert "a link with.. 99.99" in lines[6]
+
+
+def test_rows_without_schedule_keep_their_reason():
+    assert json.loads(as_json([RESULT, FAILED]))[1] == {
+        "model": "deepseek_v3",
+        "scheme": "mla_ru",
+        "accelerator": "flat_cloud",
+        "context_tokens": 4096,
+        "query_tokens": 1,
+        "batch": 2,
+        "status": "infeasible",
+        "error": "too large",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (4.74034e-4, "s", "474.0 us"),
+        (9.9999e-4, "s", "1.000 ms"),
+        (1.5, "s", "1.500 s"),
+        (12_345.0, "s", "12.35 ks"),
+        (2.5e-10, "s", "0.250 ns"),
+        (0, "s", "0.000 s"),
+        (757_700_000, "", "757.7 M"),
+        (999_999, "", "1.000 M"),
+        (12, "", "12.00"),
+        (1.25e15, "B", "1,250 TB"),
+    ],
+)
+def test_prefixes(value: float, unit: str, text: str):
+    assert with_prefix(value, unit) == text
+
+
+def test_every_scheme_is_described():
+    assert list(SCHEME_DESCRIPTIONS) == list(SCHEMES)
+
+
+def test_models_in_one_line():
+    # H heads of nope + rope dimensions; ranks of query and cache
+    assert model_line(load_model("deepseek_v3")) == (
+        "MLA, 61 layers, model dim 7168, 128 heads of 128 + 64, query rank 1536, kv rank 512, "
+        "8/16/16 bit weights/cache/activations"
+    )
+    assert model_line(load_model("llama_3_8b")) == (
+        "GQA, 32 layers, model dim 4096, 32 heads of 128, 8 kv heads, 16/16/16 bit weights/cache/activations"
+    )
+    assert model_line(load_model("mha_large")).startswith("MHA, ")
+
+
+def test_facts_of_a_model():
+    model = load_model("deepseek_v3")
+    assert list(model_facts(model, parameters(model))) == [
+        # 7168 x (1536 + 576) + 1536 x 128 x 192 + 2 x 512 x 128 x 128 + 128 x 128 x 7168, one byte each
+        "parameters: 187,105,280 in one attention layer, 187.1 MB",
+        "cache: 576 elements per token and layer, 1,152 B",  # 512 + 64, 2 B each
+        "all 61 layers: 11.41 GB of weights, 70.27 kB of cache per token",
+    ]
+    llama = load_model("llama_3_8b")
+    assert list(model_facts(llama, 1000))[1] == "cache: 2,048 elements per token and layer, 4,096 B"  # 2 x 8 x 128
+
+
+def test_facts_of_an_accelerator():
+    accelerator = load_accelerator("flat_cloud")
+    assert peak_macs(accelerator) == {8: 65536e9, 16: 16384e9}  # 256 x 256 at 1 GHz; 16 bit at a quarter of the rate
+    assert accelerator_line(accelerator) == (
+        "1 core, 65.54 TMAC/s at 8 bit, 16.38 TMAC/s at 16 bit, DRAM 400.0 GB/s, 1,250 TB"
+    )
+    assert list(accelerator_facts(accelerator)) == [
+        "cores: 1, of which 1 with an array and 1 with a vector unit",
+        "peak at 8 bit: 65.54 TMAC/s; ridge: 163.8 MAC/B of DRAM traffic",  # 65536 / 400
+        "peak at 16 bit: 16.38 TMAC/s; ridge: 40.96 MAC/B of DRAM traffic",
+        "vector units: 256.0 Gop/s",
+        "SRAM: 33.55 MB in all cores",  # 32 MiB
+        "DRAM: 400.0 B/cycle",
+    ]
+    assert list(core_facts(accelerator.cores[0].type)) == [
+        "peak at 8 bit: 65,536 MAC/cycle",
+        "peak at 16 bit: 16,384 MAC/cycle",
+        "vector unit: 256 op/cycle",
+        "SRAM: 33,554,432 B, 8,000 B/cycle read",
+    ]
+
+
+def test_facts_are_comments():
+    assert described("a: 1\n", iter(["one", "two"])) == "a: 1\n# one\n# two"
+
+
+def test_cores_without_arrays_do_not_count_in_the_peak():
+    accelerator = load_accelerator("tpu_like_quad_core")
+    arrays = [core.type.array for core in accelerator.cores if core.type.array]
+    assert 0 < len(arrays) < len(accelerator.cores)
+    macs = sum(array.rows * array.columns for array in arrays)
+    assert peak_macs(accelerator)[8] == macs * accelerator.clock

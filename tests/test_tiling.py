@@ -1,0 +1,314 @@
+"""Tiles and blocks: nothing lost, nothing twice, whatever the cut."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from math import prod
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from stream_mla.attention import lower
+from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, OperatorGraph, Role
+from stream_mla.interpret import execute
+from stream_mla.tiling import Interval, TileGraph, Tiling, key_pieces, pieces, region, tile
+from stream_mla.work import Gemm, VectorWork
+from tests.helpers import cuttable, graphs, grouped, latent, tilings, uncut, workload
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> TileGraph:
+    graph = draw(graphs())
+    return tile(graph, draw(tilings(graph)))
+
+
+def _meet(first: tuple[Interval, ...], second: tuple[Interval, ...]) -> bool:
+    return all(a < d and c < b for (a, b), (c, d) in zip(first, second, strict=True))
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_blocks_partition_their_tensor(cut: TileGraph) -> None:
+    blocks: dict[str, list[tuple[Interval, ...]]] = defaultdict(list)
+    for block in cut.blocks:
+        blocks[block.tensor].append(block.box)
+    for name, boxes in blocks.items():
+        elements = [prod(high - low for low, high in box) for box in boxes]
+        assert min(elements) > 0
+        assert sum(elements) == prod(cut.shapes[name])
+        assert not any(_meet(a, b) for a, b in combinations(boxes, 2))
+        width = cut.graph.tensors[name].element_bits
+        assert [b.bits for b in cut.blocks if b.tensor == name] == [width * count for count in elements]
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_tiles_conserve_macs_and_outputs(cut: TileGraph) -> None:
+    for operator in cut.graph.operators:
+        tiles = [entry for entry in cut.tiles if entry.operator == operator.name]
+        if operator.kind in CONTRACTIONS:
+            macs = [entry.work.macs for entry in tiles if isinstance(entry.work, Gemm)]
+            assert sum(macs) == cut.graph.macs(operator)
+        else:
+            assert all(isinstance(entry.work, VectorWork) for entry in tiles)
+        for operand in operator.outputs:
+            if any(index in COUNTERS for index in operand.indices):
+                expected = cut.graph.tensors[operand.tensor].element_bits * prod(cut.shapes[operand.tensor])
+            else:
+                expected = cut.graph.operand_bits(operand)
+            written = {n for entry in tiles for n in entry.writes if cut.blocks[n].tensor == operand.tensor}
+            assert sum(cut.blocks[n].bits for n in written) == expected
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_tiles_of_an_operator_fill_it_without_overlap(cut: TileGraph) -> None:
+    for operator in cut.graph.operators:
+        axes = [index for index in operator.indices if index not in COUNTERS]
+        boxes = [tuple(e.box[index] for index in axes) for e in cut.tiles if e.operator == operator.name]
+        assert sum(prod(high - low for low, high in box) for box in boxes) == prod(cut.graph.extents[i] for i in axes)
+        assert not any(_meet(a, b) for a, b in combinations(boxes, 2))
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_every_block_has_one_chain_or_is_born_in_dram(cut: TileGraph) -> None:
+    chains: dict[int, set[int]] = defaultdict(set)
+    for entry in cut.tiles:
+        for number in entry.writes:
+            chains[number].add(entry.chain)
+    for number, block in enumerate(cut.blocks):
+        assert len(chains[number]) == (0 if block.born_in_dram else 1), block.name
+        role = cut.graph.tensors[block.tensor].role
+        if role in (Role.INPUT, Role.WEIGHT):
+            assert block.born_in_dram
+        makers = [n for n, entry in enumerate(cut.tiles) if number in entry.writes and entry.last]
+        assert makers == ([] if block.born_in_dram else [cut.maker[number]])
+        assert (cut.maker[number] == -1) == block.born_in_dram
+        assert cut.users[number] == tuple(n for n, entry in enumerate(cut.tiles) if number in entry.reads)
+        assert block.via_dram == (role in (Role.INPUT, Role.WEIGHT, Role.CACHE) or block.tensor in cut.tiling.spilled)
+        assert block.stored == (
+            not block.born_in_dram and (role in (Role.CACHE, Role.OUTPUT) or block.tensor in cut.tiling.spilled)
+        )
+        assert block.shared == (block.tensor in cut.tiling.shared)
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_tiles_touch_just_the_blocks_of_their_regions(cut: TileGraph) -> None:
+    operators = {operator.name: operator for operator in cut.graph.operators}
+    for entry in cut.tiles:
+        operator = operators[entry.operator]
+        for operands, numbers in ((operator.reads, entry.reads), (operator.outputs, entry.writes)):
+            touched = {
+                number
+                for operand in operands
+                for number, block in enumerate(cut.blocks)
+                if block.tensor == operand.tensor and _meet(block.box, tuple(region(operand, entry.box)))
+            }
+            assert set(numbers) == touched
+            assert len(numbers) == len(touched)
+        for number in entry.writes:  # a block is never written in part
+            block = cut.blocks[number]
+            boxes = [region(operand, entry.box) for operand in operator.outputs if operand.tensor == block.tensor]
+            assert any(
+                all(low <= a and b <= high for (a, b), (low, high) in zip(block.box, box, strict=True)) for box in boxes
+            )
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_tiles_stand_in_an_order_in_which_they_can_run(cut: TileGraph) -> None:
+    steps: Counter[int] = Counter()
+    last_of: dict[int, int] = {}
+    for number, entry in enumerate(cut.tiles):
+        assert entry.step == steps[entry.chain]
+        made = {cut.maker[block] for block in entry.reads} - {-1}
+        before = made | ({last_of[entry.chain]} if entry.step else set[int]())
+        assert cut.predecessors[number] == tuple(sorted(before))
+        assert max(before, default=-1) < number
+        steps[entry.chain] += 1
+        last_of[entry.chain] = number
+    assert sorted(last_of.values()) == [n for n, entry in enumerate(cut.tiles) if entry.last]
+    for entry in cut.tiles:
+        if isinstance(entry.work, Gemm):
+            addend = next(o.addend for o in cut.graph.operators if o.name == entry.operator)
+            assert entry.work.accumulates == (entry.step > 0 or addend is not None)
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_clusters_are_what_local_tensors_join(cut: TileGraph) -> None:
+    chains = sorted({entry.chain for entry in cut.tiles})
+    joined = {chain: {chain} for chain in chains}
+    for number, block in enumerate(cut.blocks):
+        if block.tensor in cut.tiling.local:
+            together: set[int] = set()
+            for entry in cut.tiles:
+                if number in (*entry.reads, *entry.writes):
+                    together |= joined[entry.chain]
+            for chain in together:
+                joined[chain] = together
+    cluster_of: dict[int, set[int]] = defaultdict(set)
+    for entry in cut.tiles:
+        cluster_of[entry.chain].add(entry.cluster)
+    assert all(len(clusters) == 1 for clusters in cluster_of.values())
+    for a, b in combinations(chains, 2):
+        assert (b in joined[a]) == (cluster_of[a] == cluster_of[b])
+    # numbered as they are first met
+    firsts = list(dict.fromkeys(entry.cluster for entry in cut.tiles))
+    assert firsts == list(range(len(firsts)))
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_unfinished_sums_are_held_wide(cut: TileGraph) -> None:
+    steps = Counter(entry.chain for entry in cut.tiles)
+    for number, block in enumerate(cut.blocks):
+        chain = next((entry.chain for entry in cut.tiles if number in entry.writes), None)
+        width = cut.graph.tensors[block.tensor].element_bits
+        elements = prod(high - low for low, high in block.box)
+        held = max(32, width) if chain is not None and steps[chain] > 1 else width
+        assert (block.bits, block.held_bits) == (elements * width, elements * held)
+
+
+def _inputs(graph: OperatorGraph) -> dict[str, NDArray[np.float64]]:
+    rng = np.random.default_rng(5)
+    roles = (Role.INPUT, Role.WEIGHT, Role.CACHE)
+    return {name: rng.normal(size=t.shape) / 3 for name, t in graph.tensors.items() if t.role in roles}
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_a_cut_layer_computes_what_the_uncut_layer_computes(cut: TileGraph) -> None:
+    given_arrays = _inputs(cut.graph)
+    whole = execute(tile(cut.graph, uncut(cut.graph.local)), given_arrays)
+    parts = execute(cut, given_arrays)
+
+    for name, tensor in cut.graph.tensors.items():
+        if tensor.role in (Role.OUTPUT, Role.CACHE):
+            np.testing.assert_allclose(parts[name], whole[name], rtol=1e-9, atol=1e-9)
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
+def test_what_may_be_cut_is_cut_as_asked(cut: TileGraph) -> None:
+    for operator in cut.graph.operators:
+        sizes = cut.tiling.sizes[operator.name]
+        for index in cuttable(operator):
+            if index == "k":
+                continue
+            extent = cut.graph.extents[index]
+            found = {entry.box[index] for entry in cut.tiles if entry.operator == operator.name}
+            assert found == set(pieces(extent, sizes.get(index, extent)))
+
+
+def test_pieces_keep_the_remainder() -> None:
+    assert pieces(7, 3) == [(0, 3), (3, 6), (6, 7)]
+    assert pieces(6, 3) == [(0, 3), (3, 6)]
+    assert pieces(2, 3) == [(0, 2)]
+
+
+def test_keys_are_cut_into_parts_and_parts_into_chunks() -> None:
+    # 7 keys in 2 parts: [0, 3) and [3, 7); chunks of 2
+    assert key_pieces(7, 2, 2) == [((0, 2), 0), ((2, 3), 0), ((3, 5), 1), ((5, 7), 1)]
+    assert key_pieces(7, 1, 9) == [((0, 7), 0)]
+    assert key_pieces(7, 3, 7) == [((0, 2), 0), ((2, 4), 1), ((4, 7), 2)]
+
+
+def test_vector_work_counts_operations_and_bits() -> None:
+    """MHA of 4 heads of 4, one query against 6 keys in chunks of 4 and 2."""
+    graph = lower(workload(grouped()), "mha")
+    cut = tile(graph, replace(uncut(graph.local), sizes={"softmax": {"k": 4}, "attend": {"k": 4}}))
+    work = {entry.name: entry.work for entry in cut.tiles if isinstance(entry.work, VectorWork)}
+
+    assert work == {
+        # 3 operations for each of 4 heads x 4 elements; as many in as out
+        "query_rope": VectorWork(operations=48, read_bits=128, write_bits=128),
+        "key_rope": VectorWork(operations=24, read_bits=64, write_bits=64),
+        # 7 for each of 4 heads x 4 keys; writes 16 numerators of 8 bit and 4 x 2 statistics of 32 bit
+        "softmax[k=0:4]": VectorWork(operations=112, read_bits=128, write_bits=128 + 256),
+        # 7 x 8, and each of the 4 heads' running sum of 4 elements is rescaled: 16
+        "softmax[k=4:6]": VectorWork(operations=72, read_bits=64, write_bits=64 + 256),
+        # one part of 4 heads x 4 elements: 2 for each, 1 for the division; reads its 32-bit sums and statistics
+        "merge": VectorWork(operations=48, read_bits=512 + 256, write_bits=128),
+    }
+
+
+def test_merge_divides_once_per_element_of_the_result() -> None:
+    graph = lower(workload(grouped()), "mha")
+    cut = tile(graph, replace(uncut(graph.local), parts=3))
+    (merge,) = (entry.work for entry in cut.tiles if entry.kind is Kind.MERGE)
+
+    # 3 parts of 4 heads x 4 elements, 2 for each; 16 divisions; 48 sums and 3 x 4 x 2 statistics of 32 bit
+    assert merge == VectorWork(operations=2 * 48 + 16, read_bits=(48 + 24) * 32, write_bits=128)
+
+
+def test_gemms_have_the_sizes_of_their_box() -> None:
+    """The first chunk of keys of one of two groups of 2 heads each."""
+    graph = lower(workload(grouped(), batch=2, query_tokens=3), "mha")
+    sizes = {name: {"g": 1, "k": 3} for name in ("scores", "softmax", "attend")}
+    cut = tile(graph, replace(uncut(graph.local), sizes=sizes))
+    work = {entry.name: entry.work for entry in cut.tiles}
+
+    # batch 2 requests x 1 group; m 3 tokens x 2 heads; k 4 elements of a head
+    bits = {"a_bits": 8, "b_bits": 8}
+    assert work["scores[g=0:1,k=0:3]"] == Gemm(batch=2, m=6, n=3, k=4, **bits, out_bits=8, accumulates=False)
+    # the context is a running sum of 32 bit
+    assert work["attend[g=0:1,k=0:3]"] == Gemm(batch=2, m=6, n=4, k=3, **bits, out_bits=32, accumulates=False)
+    # 8 keys: chunks of 3, 3 and 2
+    assert work["attend[g=1:2,k=6:8]"] == Gemm(batch=2, m=6, n=4, k=2, **bits, out_bits=32, accumulates=True)
+
+
+def test_gating_keeps_few_sums_unfinished_and_early_lets_them_wait() -> None:
+    """Two heads of `value` feed a chain of two steps of `out`, cut over heads."""
+    graph = lower(workload(grouped(heads=2, rotate=False), cached_tokens=3), "mha")
+    heads = {name: {"g": 1} for name in ("scores", "softmax", "attend", "merge", "out")}
+
+    def order(early: frozenset[str]) -> list[str]:
+        names = [entry.name for entry in tile(graph, replace(uncut(graph.local), sizes=heads, early=early)).tiles]
+        return [name for name in names if name.startswith(("merge", "out"))]
+
+    assert order(frozenset()) == ["merge[g=0:1]", "merge[g=1:2]", "out[g=0:1]", "out[g=1:2]"]
+    assert order(frozenset({"out"})) == ["merge[g=0:1]", "out[g=0:1]", "merge[g=1:2]", "out[g=1:2]"]
+
+
+def _listing(cut: TileGraph) -> str:
+    lines: list[str] = []
+    for entry in cut.tiles:
+        reads, writes = (", ".join(cut.blocks[n].name for n in numbers) for numbers in (entry.reads, entry.writes))
+        work = entry.work
+        size = (
+            f"{work.batch} x {work.m} x {work.n} x {work.k}"
+            if isinstance(work, Gemm)
+            else f"{work.operations} operations"
+        )
+        place = f"chain {entry.chain}.{entry.step}{'!' if entry.last else ''} cluster {entry.cluster}"
+        lines.append(f"{entry.name}: {place}; {size}; {reads} -> {writes}")
+    blocks = [
+        f"{b.name}: {b.bits}/{b.held_bits} bit"
+        + "".join(f" {word}" for word in ("born_in_dram", "via_dram", "stored", "shared") if getattr(b, word))
+        for b in cut.blocks
+    ]
+    return "\n".join([*lines, "", *blocks]) + "\n"
+
+
+def test_tiles_and_blocks_of_a_small_layer(golden: Callable[[str], None]) -> None:
+    """Two heads, three cached tokens; composite by head, keys in two parts, W_o in two steps over heads."""
+    graph = lower(workload(latent(rope_dim=0, norms=False), cached_tokens=3), "mla_rc")
+    by_head = ("composite", "query_absorbed", "scores", "softmax", "attend", "merge", "out")
+    cut = tile(
+        graph,
+        Tiling(
+            sizes={name: {"h": 1} for name in by_head} | {"head_out": {"c": 3}},
+            parts=2,
+            spilled=frozenset({"q_latent"}),
+            shared=frozenset({"kv_cache"}),
+            local=graph.local,
+        ),
+    )
+
+    golden(_listing(cut))
