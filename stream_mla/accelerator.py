@@ -217,7 +217,9 @@ class Accelerator:
             for end in link.ends:
                 if end != DRAM and end not in names:
                     known = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-                    raise ValueError(f"link {link.name!r} ends at {end!r}, which is neither a core ({known}) nor 'dram'")
+                    raise ValueError(
+                        f"link {link.name!r} ends at {end!r}, which is neither a core ({known}) nor 'dram'"
+                    )
         if len({link.name for link in self.links}) != len(self.links):
             raise ValueError("two links have the same name; a link is known by its name")
         for name in names:

@@ -68,7 +68,9 @@ class _Layer:
         """View the rows of a cache that this step appends; index q runs along its token axis."""
         return self.view(cache, indices, q=self.workload.cached_tokens, **offsets)
 
-    def einsum(self, name: str, first: Operand, second: Operand, out: Operand, addend: Operand | None = None) -> Operand:
+    def einsum(
+        self, name: str, first: Operand, second: Operand, out: Operand, addend: Operand | None = None
+    ) -> Operand:
         """Contract two operands."""
         self.operators.append(
             Operator(name=name, kind=Kind.EINSUM, inputs=(first, second), outputs=(out,), addend=addend)
@@ -82,9 +84,7 @@ class _Layer:
     def vector(self, kind: Kind, name: str, source: Operand, out: Operand) -> Operand:
         """Apply a norm or RoPE."""
         position = self.workload.cached_tokens
-        self.operators.append(
-            Operator(name=name, kind=kind, inputs=(source,), outputs=(out,), first_position=position)
-        )
+        self.operators.append(Operator(name=name, kind=kind, inputs=(source,), outputs=(out,), first_position=position))
         return out
 
     def softmax_attend(self, scores: Operand, values: Operand, heads: str, value: str, scale: float) -> Operand:

@@ -76,10 +76,10 @@ def _routes(problem: Problem, *, load: bool) -> list[Route]:
 def _resources(problem: Problem) -> dict[str, int]:
     """Bits that must cross each resource that all loads, or all stores, use."""
     carried = [0] * len(problem.resources)
-    always = {
-        load: set.intersection(*(set(route.resources) for route in _routes(problem, load=load)))
-        for load in (True, False)
-    }
+    always: dict[bool, set[int]] = {}
+    for load in (True, False):
+        first, *others = (set(route.resources) for route in _routes(problem, load=load))
+        always[load] = first.intersection(*others)
     for block, load in _moves(problem):
         for resource in always[load]:
             carried[resource] += problem.cut.blocks[block].bits

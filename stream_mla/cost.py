@@ -59,6 +59,7 @@ from stream_mla.accelerator import Array, CoreType, Dataflow, Delivery, OperandP
 from stream_mla.units import Bits
 from stream_mla.work import Gemm, VectorWork
 
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What a tile takes of its core."""

@@ -131,11 +131,12 @@ def _floor(limits: Bounds, objective: Objective) -> float:
     return limits.lower_bound_cycles if objective is Objective.LATENCY else limits.energy_pj
 
 
-def _why_infeasible(point: Point, reasons: list[str]) -> str:
+def _why_infeasible(point: Point, graph: OperatorGraph, reasons: list[str]) -> str:
     tried = "with the sizes you set" if point.tile_sizes else f"in any of {len(reasons)} tilings"
+    largest = max(graph.tensors.values(), key=lambda tensor: tensor.bits)
     return (
-        f"{point.workload.model.name} as {point.scheme} does not fit {point.accelerator.name} {tried}. "
-        f"In the last one, {reasons[-1]}. "
+        f"{point.workload.model.name} as {point.scheme} does not fit {point.accelerator.name} {tried}: {reasons[-1]}. "
+        f"The largest tensor is {largest.name} ({largest.role}), {largest.bits // 8:,} B. "
         "What helps: a larger SRAM, fewer --bits, a smaller --batch or --query, or smaller pieces (--tile h=1,k=64)"
     )
 
@@ -155,7 +156,8 @@ def _checked(problem: Problem, schedule: Schedule, scheduler: str) -> Schedule:
 def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tuple[Problem, Bounds, Schedule]:
     """Try tilings with the greedy scheduler; keep the best schedule."""
     best: tuple[float, Problem, Bounds, Schedule] | None = None
-    reasons: list[str] = []
+    fits_not: list[str] = []
+    too_many: list[str] = []
     steps = 0
     ideal = ideal_cycles(graph, point.accelerator) if point.objective is Objective.LATENCY else 0
     for number, tiling in enumerate(plans(graph, point.accelerator, point.tile_sizes)):
@@ -163,14 +165,15 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
         if best is not None and steps + tiles > ENOUGH_STEPS:
             break
         if tiles > MOST_TILES:
-            reasons.append(f"{tiles:,} tiles are needed, and {MOST_TILES:,} are the most that are tried")
+            sram = min(core.type.sram.capacity for core in point.accelerator.cores) // 8
+            too_many.append(f"an SRAM of {sram:,} B would cut it into {tiles:,} tiles, more than {MOST_TILES:,}")
             continue
         cut = tile(graph, tiling)
         problem = price(cut, point.accelerator, point.objective)
         try:
             schedule = greedy(problem)
         except InfeasibleError as error:
-            reasons.append(str(error))
+            fits_not.append(str(error))
             steps += len(cut.tiles) + len(cut.blocks)
             progress(f"tiling {number}: {len(cut.tiles)} tiles do not fit")
             continue
@@ -183,7 +186,7 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
         if value <= ideal * (1 + NEAR):
             break
     if best is None:
-        raise InfeasibleError(_why_infeasible(point, reasons))
+        raise InfeasibleError(_why_infeasible(point, graph, fits_not or too_many))
     _, problem, limits, schedule = best
     return problem, limits, _checked(problem, schedule, "greedy")
 
@@ -194,7 +197,9 @@ def _solve(
     """Improve a schedule with CP-SAT; the schedule given is returned where nothing better is found."""
     activities = len(first.runs) + len(first.moves)
     if activities > MOST_ACTIVITIES:
-        return first, _Solved(status=f"skipped: {activities} tiles and moves", bound_cycles=None, seconds=0, better=False)
+        return first, _Solved(
+            status=f"skipped: {activities} tiles and moves", bound_cycles=None, seconds=0, better=False
+        )
     from stream_mla.schedulers import cp_sat  # loads OR-Tools, which only this needs
 
     found = cp_sat.improve(
@@ -233,8 +238,10 @@ def _summarise(
     lower = max(cycles.values())
     gaps = {Objective.LATENCY: (latency - lower) / latency, Objective.ENERGY: (energy - limits.energy_pj) / energy}
     gap = max(0.0, gaps[point.objective])
-    bits = {way: sum(problem.cut.blocks[m.block].bits for m in schedule.moves if getattr(m, way) == OFF_CHIP)
-            for way in ("source", "target")}
+    bits = {
+        way: sum(problem.cut.blocks[m.block].bits for m in schedule.moves if getattr(m, way) == OFF_CHIP)
+        for way in ("source", "target")
+    }
     precision = point.workload.precision
     return Result(
         model=point.workload.model.name,
@@ -258,7 +265,7 @@ def _summarise(
         dram_minimum_read_bytes=graph.dram_read_bits / 8,
         dram_minimum_write_bytes=graph.dram_write_bits / 8,
         operational_intensity_macs_per_byte=graph.total_macs / (sum(bits.values()) / 8),
-        mac_utilization=_mac_utilization(problem, latency),
+        mac_utilization=_mac_utilization(problem, schedule),
         peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
         busy_cycles=_busy_cycles(problem, schedule),
         lower_bound_cycles=lower,
@@ -271,7 +278,9 @@ def _summarise(
         status=Status.OPTIMAL if gap <= 1e-9 else Status.FEASIBLE,
         scheduler="cp_sat" if solver and solver.better else "greedy",
         greedy_latency_cycles=first.latency_cycles,
-        solver_status=solver.status if solver else "not needed: the greedy schedule meets the bound"
+        solver_status=solver.status
+        if solver
+        else "not needed: the greedy schedule meets the bound"
         if point.time_limit_s > 0
         else "not asked for: time limit 0",
         solver_bound_cycles=solver.bound_cycles if solver else None,
@@ -289,28 +298,25 @@ def _summarise(
     )
 
 
-def _mac_utilization(problem: Problem, latency: int) -> float:
-    """MACs, each weighed by the rate of its width, over what all arrays could do in the time."""
-    busiest = 0.0
-    for core in problem.accelerator.array_cores():
-        array = core.type.array
-        assert array is not None
-        busiest += array.rows * array.columns * latency
+def _mac_utilization(problem: Problem, schedule: Schedule) -> float:
+    """Cycles of every array at full rate that the MACs need, over the cycles there are."""
+    elements = {
+        n: core.type.array.rows * core.type.array.columns for n, core in enumerate(problem.cores) if core.type.array
+    }
     used = 0.0
-    array = next(core.type.array for core in problem.accelerator.array_cores())
-    assert array is not None
-    for entry in problem.cut.tiles:
-        if isinstance(entry.work, Gemm):
-            precision = array.precision(entry.work.operand_bits)
-            assert precision is not None
-            used += entry.work.macs / precision.macs_per_element
-    return used / busiest
+    for run in schedule.runs:
+        work, array = problem.cut.tiles[run.tile].work, problem.cores[run.core].type.array
+        if isinstance(work, Gemm) and array is not None and (precision := array.precision(work.operand_bits)):
+            used += work.macs / precision.macs_per_element
+    return used / (sum(elements.values()) * schedule.latency_cycles)
 
 
 def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:
     """Cycles that arrays and vector units run (mean), and that each bandwidth would need at its full rate."""
-    counts = {"arrays": len(list(problem.accelerator.array_cores())),
-              "vector units": len(list(problem.accelerator.vector_cores()))}
+    counts = {
+        "arrays": len(list(problem.accelerator.array_cores())),
+        "vector units": len(list(problem.accelerator.vector_cores())),
+    }
     busy: dict[str, float] = dict.fromkeys(counts, 0.0)
     for run in schedule.runs:
         unit = "vector units" if problem.unit(run.tile, run.core) % 2 else "arrays"

@@ -179,7 +179,8 @@ class OperatorGraph:
                 used = tuple(o.tensor for o in consumer.reads if o.tensor in made)
                 if used and consumer is not producer:
                     graph.add_edge(producer.name, consumer.name, tensors=used)
-        return nx.freeze(graph)
+        nx.freeze(graph)  # pyright: ignore[reportUnknownMemberType]  # untyped in the stubs
+        return graph
 
     def macs(self, operator: Operator) -> int:
         """Multiply-accumulates of one operator; 0 for vector operators."""

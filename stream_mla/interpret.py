@@ -25,7 +25,7 @@ def rms_norm(x: Floats) -> Floats:
 def rope(x: Floats, positions: Floats) -> Floats:
     """Rotate the pairs (first half, second half) of the last axis; `positions` broadcasts over the others."""
     half = x.shape[-1] // 2
-    angle = positions[..., None] * ROPE_BASE ** (-np.arange(half) / half)
+    angle: Floats = positions[..., None] * np.power(ROPE_BASE, -np.arange(half, dtype=np.float64) / half)
     first, second = x[..., :half], x[..., half:]
     cos, sin = np.cos(angle), np.sin(angle)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -4,11 +4,13 @@ Depth-first from the results backwards, so that an input is made just before its
 
 - the tiles of a fused group (joined by a tensor that never leaves its core) and the steps of a chain follow
   each other without a break, after everything they need from outside;
-- chains named `early`, whose unfinished sums are small, add each input as soon as it is there.
+- chains named `early`, whose unfinished sums are small, add each input as soon as it is there; and operators named
+  `soon` run as soon as they can, because what they make is smaller than what they free (merges).
 """
 
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 
@@ -36,8 +38,10 @@ class _Order:
                 self.successors[other].append(number)
         self.done = [False] * len(predecessors)
         self.order: list[int] = []
+        self.later: list[int] = []
+        """Eager tiles that a fused group made ready; they follow the group."""
 
-    def emit(self, first: int, within: Set[int] | None) -> None:
+    def emit(self, first: int, within: AbstractSet[int] | None) -> None:
         """Append a tile, and the eager tiles that it makes ready."""
         stack = [first]
         while stack:
@@ -48,10 +52,10 @@ class _Order:
             self.order.append(number)
             for other in reversed(self.successors[number]):
                 self.waiting[other] -= 1
-                if not self.waiting[other] and (self.eager[other] if within is None else other in within and self.eager[other]):
-                    stack.append(other)
+                if not self.waiting[other] and self.eager[other]:
+                    (stack if within is None or other in within else self.later).append(other)
 
-    def demand(self, target: int, within: Set[int]) -> None:
+    def demand(self, target: int, within: AbstractSet[int]) -> None:
         """Emit what a tile needs from `within`, depth first, then the tile itself."""
         stack = [(target, iter(self.predecessors[target]))]
         entered = {target}
@@ -67,7 +71,11 @@ class _Order:
 
 
 def demand_order(
-    tiles: Sequence[Step], predecessors: Sequence[Sequence[int]], groups: Sequence[int], early: Set[str]
+    tiles: Sequence[Step],
+    predecessors: Sequence[Sequence[int]],
+    groups: Sequence[int],
+    early: AbstractSet[str],
+    soon: AbstractSet[str],
 ) -> list[int]:
     """Return tile numbers in the order of the module docstring; `groups` numbers the fused group of each tile."""
     members: dict[int, list[int]] = defaultdict(list)
@@ -88,7 +96,7 @@ def demand_order(
         loose = not fused and tiles[group[0]].operator in early
         nodes += [[number] for number in group] if loose else [group]
         for number in group:
-            eager[number] = eager[number] and (fused or loose)
+            eager[number] = eager[number] and (fused or loose) or tiles[number].operator in soon
     node_of = {number: node for node, group in enumerate(nodes) for number in group}
     return _walk(nodes, node_of, _Order(predecessors, eager))
 
@@ -120,6 +128,9 @@ def _walk(nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order) ->
                 for number in group:
                     if not order.done[number] and not any(o in within for o in order.successors[number]):
                         order.demand(number, within)
+                for number in order.later:
+                    order.emit(number, None)
+                order.later.clear()
     if len(order.order) != len(node_of):
         raise AssertionError("the tiles depend on each other in a circle")
     return order.order

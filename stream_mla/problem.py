@@ -97,7 +97,7 @@ class Problem:
         """Cores that can run all tiles of each cluster."""
         found: list[tuple[int, ...]] = []
         for cluster in self.cluster_tiles:
-            types = set.intersection(*(set(self.costs[tile]) for tile in cluster))
+            types = set(self.costs[cluster[0]]).intersection(*(self.costs[tile] for tile in cluster))
             found.append(tuple(n for n, core in enumerate(self.cores) if core.type.name in types))
             if not found[-1]:
                 tile = self.cut.tiles[cluster[0]]
@@ -116,10 +116,11 @@ def _resources(accelerator: Accelerator) -> list[Resource]:
 
     found = [Resource(name=DRAM, capacity=whole(accelerator.dram.bandwidth))]
     for link in accelerator.links:
-        names = [link.name]
+        names, bandwidth = [link.name], link.bandwidth
         if link.kind is LinkKind.LINK:
             names = [f"{link.name}:{a}>{b}" for a, b in (link.ends, link.ends[::-1])]
-        found += [Resource(name=name, capacity=whole(link.bandwidth)) for name in names]
+            bandwidth = min(link.bandwidth, link.port_bandwidth)
+        found += [Resource(name=name, capacity=whole(bandwidth)) for name in names]
         if link.kind is LinkKind.BUS and link.port_bandwidth < link.bandwidth:
             found += [
                 Resource(name=f"{link.name}:{end}:{way}", capacity=whole(link.port_bandwidth))
@@ -130,7 +131,9 @@ def _resources(accelerator: Accelerator) -> list[Resource]:
     return found
 
 
-def _route(accelerator: Accelerator, names: Mapping[str, int], capacities: Sequence[int], link: Link, a: str, b: str) -> Route:
+def _route(
+    accelerator: Accelerator, names: Mapping[str, int], capacities: Sequence[int], link: Link, a: str, b: str
+) -> Route:
     used = [link.name] if link.kind is LinkKind.BUS else [f"{link.name}:{a}>{b}"]
     used += [port for port in (f"{link.name}:{a}:out", f"{link.name}:{b}:in") if port in names]
     latency = link.latency
@@ -170,12 +173,13 @@ def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], dict[tu
 
 
 def _price(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
-    """Cost of a tile's work on a type of core, or None where it lacks the unit."""
+    """Cost of a tile's work on a type of core, or None where it lacks the unit or the width."""
     match work:
         case VectorWork():
             return None if core.vector is None else vector_cost(core, work)
         case Gemm():
-            return None if core.array is None else gemm_cost(core, work, objective)
+            able = core.array is not None and core.array.precision(work.operand_bits) is not None
+            return gemm_cost(core, work, objective) if able else None
 
 
 def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
@@ -255,12 +259,12 @@ class _Planner:
         if route is None:
             a, b = (self.problem.cores[place].name if place >= 0 else DRAM for place in places)
             name = self.problem.cut.blocks[block].name
-            raise InfeasibleError(f"{name} must go from {a} to {b}, and no link joins them: add one, or spill the tensor")
+            raise InfeasibleError(
+                f"{name} must go from {a} to {b}, and no link joins them: add one, or spill the tensor"
+            )
         cycles = route.cycles(self.problem.cut.blocks[block].bits)
         self.moves.append(
-            PlannedMove(
-                block=block, source=source, target=target, route=route, cycles=cycles, after_store=after_store
-            )
+            PlannedMove(block=block, source=source, target=target, route=route, cycles=cycles, after_store=after_store)
         )
         if source != OFF_CHIP:
             self.copies[source].moves_out.append(len(self.moves) - 1)

@@ -13,6 +13,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import fsum
 
 from stream_mla.problem import OFF_CHIP, SHARE, Problem, Route
@@ -139,11 +140,12 @@ def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
         other = core_of.setdefault(tile.cluster, run.core)
         if other != run.core:
             yield f"{tile.name} runs on {core.name}, its cluster on {problem.cores[other].name}"
+    written = {copy for run in schedule.runs for copy in run.writes}
     for number, held in enumerate(schedule.held):
         block = problem.cut.blocks[held.block]
-        makers = {run.core for run in schedule.runs if number in run.writes} if held.bits != block.bits else set[int]()
-        if held.bits != block.bits and not (makers and held.bits == block.held_bits):
-            yield f"{block.name} on {problem.cores[held.core].name} holds {held.bits} bit, it has {block.bits}"
+        bits = block.held_bits if number in written else block.bits
+        if held.bits != bits:
+            yield f"{block.name} on {problem.cores[held.core].name} holds {held.bits} bit, it has {bits}"
 
 
 def _completion(problem: Problem, schedule: Schedule) -> list[int | None]:
@@ -162,7 +164,7 @@ def _completion(problem: Problem, schedule: Schedule) -> list[int | None]:
 def _overlaps(intervals: list[tuple[int, int, str]]) -> Iterable[tuple[str, str]]:
     """Yield the names of neighbours in time that overlap."""
     intervals.sort()
-    for (_, end, first), (start, _, second) in zip(intervals, intervals[1:], strict=False):
+    for (_, end, first), (start, _, second) in pairwise(intervals):
         if start < end:
             yield first, second
 
@@ -183,7 +185,7 @@ def _chains(problem: Problem, schedule: Schedule) -> Iterable[str]:
         steps[problem.cut.tiles[run.tile].chain].append(run)
     for runs in steps.values():
         runs.sort(key=lambda run: problem.cut.tiles[run.tile].step)
-        for before, after in zip(runs, runs[1:], strict=False):
+        for before, after in pairwise(runs):
             if after.start < before.end:
                 first, second = (problem.cut.tiles[run.tile].name for run in (before, after))
                 yield f"{second} starts at {after.start}, before {first} ends at {before.end}"

@@ -12,6 +12,7 @@ import heapq
 from collections import defaultdict, deque
 from dataclasses import replace
 from enum import IntEnum
+from itertools import pairwise
 
 from stream_mla.problem import OFF_CHIP, Problem
 from stream_mla.schedule import Held, Move, Run, Schedule, route_of
@@ -43,6 +44,7 @@ class _Replay:
         self.frees: dict[tuple[_Event, Step], list[Step]] = defaultdict(list)
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
+        self.unit_free = [True] * (2 * len(problem.cores))
         self.held_from = [0] * len(schedule.held)
         self.held_to = [0] * len(schedule.held)
         self.events: list[tuple[int, int, _Event, Step]] = []
@@ -79,23 +81,8 @@ class _Replay:
         self.frees[event, before].append(step)
 
     def _precedences(self) -> None:
-        filled: dict[int, tuple[_Event, Step]] = {}
-        stored: dict[int, Step] = {}
-        chains: dict[int, list[tuple[int, Step]]] = defaultdict(list)
-        for number, move in enumerate(self.schedule.moves):
-            if move.target == OFF_CHIP:
-                stored[move.block] = ("move", number)
-            else:
-                filled[move.target] = (_Event.ARRIVAL, ("move", number))
-        for number, run in enumerate(self.schedule.runs):
-            tile = self.problem.cut.tiles[run.tile]
-            chains[tile.chain].append((tile.step, ("run", number)))
-            if tile.last:
-                filled |= {copy: (_Event.END, ("run", number)) for copy in run.writes}
-        for chain in chains.values():
-            chain.sort()
-            for (_, before), (_, after) in zip(chain, chain[1:], strict=False):
-                self._after(after, _Event.END, before)
+        """Derive what each step waits for, and how many uses each copy has."""
+        filled, stored = self._sources()
         for number, run in enumerate(self.schedule.runs):
             for copy in run.reads:
                 self._after(("run", number), *filled[copy])
@@ -109,6 +96,26 @@ class _Replay:
                 self._after(("move", number), _Event.ARRIVAL, stored[move.block])
             if move.target != OFF_CHIP:
                 self.pending[move.target] += 1
+
+    def _sources(self) -> tuple[dict[int, tuple[_Event, Step]], dict[int, Step]]:
+        """Return what fills each copy and what brings each block to DRAM; put the steps of chains in order."""
+        filled: dict[int, tuple[_Event, Step]] = {}
+        stored: dict[int, Step] = {}
+        chains: dict[int, list[tuple[int, Step]]] = defaultdict(list)
+        for number, move in enumerate(self.schedule.moves):
+            if move.target == OFF_CHIP:
+                stored[move.block] = ("move", number)
+            else:
+                filled[move.target] = (_Event.ARRIVAL, ("move", number))
+        for number, run in enumerate(self.schedule.runs):
+            tile = self.problem.cut.tiles[run.tile]
+            chains[tile.chain].append((tile.step, ("run", number)))
+            if tile.last:
+                filled |= dict.fromkeys(run.writes, (_Event.END, ("run", number)))
+        for chain in chains.values():
+            for (_, before), (_, after) in pairwise(sorted(chain)):
+                self._after(after, _Event.END, before)
+        return filled, stored
 
     def _fits(self, step: Step) -> bool:
         if self.waits[step] or any(self.queues[turn][0] != step for turn in self.turns[step]):
@@ -183,7 +190,6 @@ class _Replay:
 
     def run(self) -> Schedule:
         """Let all events pass and return the schedule with the derived times."""
-        self.unit_free = [True] * (2 * len(self.problem.cores))
         ready = self._heads(list(self.queues))
         now = 0
         while True:

@@ -5,7 +5,9 @@
   common refinement of all cuts of the operators that touch the tensor, so every byte is in just one block.
 - A **chain** is the tiles that add to the same blocks, in a fixed order, in place, on one core. A reduction
   cut into n steps is a chain of n tiles; its blocks are complete after the last.
-- A **cluster** is the chains that must share a core, because a local tensor (scores, composite) joins them.
+- A **cluster** is the chains that must share a core, because a local tensor (scores, composite) joins them. Where
+  such a tensor must travel between an array and a vector unit on different cores, the chains that one kind of unit
+  runs for it still share a core, and so their loads.
 
 Keys are cut twice: into `parts`, whose contexts are merged at the end and which may therefore lie on different
 cores, and each part into chunks, over which the context is accumulated in place (online softmax).
@@ -121,7 +123,9 @@ def key_pieces(extent: int, parts: int, size: int) -> list[tuple[Interval, int]]
     """Cut the keys into nearly equal parts and each part into chunks; return (chunk, its part)."""
     edges = [extent * part // parts for part in range(parts + 1)]
     return [
-        ((low + a, low + b), part) for part, (low, high) in enumerate(pairwise(edges)) for a, b in pieces(high - low, size)
+        ((low + a, low + b), part)
+        for part, (low, high) in enumerate(pairwise(edges))
+        for a, b in pieces(high - low, size)
     ]
 
 
@@ -306,7 +310,9 @@ def _operator_tiles(
     return [replace(t, last=t.step == len(chain) - 1) for chain in chains.values() for t in chain]
 
 
-def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, _Grid], tiles: Sequence[Tile]) -> list[Block]:
+def _make_blocks(
+    graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, _Grid], tiles: Sequence[Tile]
+) -> list[Block]:
     made: dict[int, int] = {}
     for tile in tiles:
         for number in tile.writes:
@@ -319,7 +325,9 @@ def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, _Grid
             elements = prod(high - low for low, high in box)
             is_made = number in made
             held = max(tensor.element_bits, graph.partial_bits) if made.get(number, 0) > 1 else tensor.element_bits
-            where = ",".join(f"{low}:{high}" for (low, high), size in zip(box, grid.shape, strict=True) if high - low < size)
+            where = ",".join(
+                f"{low}:{high}" for (low, high), size in zip(box, grid.shape, strict=True) if high - low < size
+            )
             blocks.append(
                 Block(
                     name=f"{name}[{where}]" if where else name,
@@ -336,8 +344,10 @@ def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, _Grid
     return blocks
 
 
-def _clusters(tiles: Sequence[Tile], blocks: Sequence[Block], local: frozenset[str]) -> list[int]:
-    """Number the clusters: union of the chains that a local tensor joins."""
+def _joined(
+    tiles: Sequence[Tile], blocks: Sequence[Block], local: frozenset[str], fused: Sequence[int] | None = None
+) -> list[int]:
+    """Number the unions of chains that a local tensor joins, or that one unit runs for the same fused group."""
     parent: dict[int, int] = {tile.chain: tile.chain for tile in tiles}
 
     def root(chain: int) -> int:
@@ -346,12 +356,14 @@ def _clusters(tiles: Sequence[Tile], blocks: Sequence[Block], local: frozenset[s
             chain = parent[chain]
         return chain
 
-    holder: dict[int, int] = {}
-    for tile in tiles:
-        for number in (*tile.reads, *tile.writes):
-            if blocks[number].tensor in local:
-                first, second = root(holder.setdefault(number, tile.chain)), root(tile.chain)
-                parent[max(first, second)] = min(first, second)
+    holder: dict[object, int] = {}
+    for position, tile in enumerate(tiles):
+        joints: list[object] = [n for n in (*tile.reads, *tile.writes) if blocks[n].tensor in local]
+        if fused is not None:
+            joints.append((fused[position], type(tile.work)))
+        for joint in joints:
+            first, second = root(holder.setdefault(joint, tile.chain)), root(tile.chain)
+            parent[max(first, second)] = min(first, second)
     numbers: dict[int, int] = {}
     return [numbers.setdefault(root(tile.chain), len(numbers)) for tile in tiles]
 
@@ -390,9 +402,11 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
         tiles += _operator_tiles(graph, operator, boxes[operator.name], grids, chain0)
     blocks = _make_blocks(graph, tiling, grids, tiles)
     predecessors, _ = _predecessors(tiles, len(blocks))
-    fused = _clusters(tiles, blocks, graph.local)
-    tiles = [tiles[number] for number in demand_order(tiles, predecessors, fused, tiling.early)]
-    clusters = _clusters(tiles, blocks, tiling.local)
+    fused = _joined(tiles, blocks, graph.local)
+    merges = {operator.name for operator in graph.operators if operator.kind is Kind.MERGE}
+    order = demand_order(tiles, predecessors, fused, tiling.early, merges)
+    tiles = [tiles[number] for number in order]
+    clusters = _joined(tiles, blocks, tiling.local, [fused[number] for number in order])
     tiles = [replace(tile, cluster=cluster) for tile, cluster in zip(tiles, clusters, strict=True)]
     predecessors, maker = _predecessors(tiles, len(blocks))
     users: list[list[int]] = [[] for _ in blocks]

@@ -28,6 +28,7 @@ from stream_mla.attention import lower
 from stream_mla.cost import Cost, Objective
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
 from stream_mla.problem import Problem, find_routes, price
+from stream_mla.schedule import Held, Move
 from stream_mla.tiling import Block, Tile, TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork
 from stream_mla.workload import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
@@ -36,8 +37,6 @@ LARGE = 1 << 30
 """Bits of SRAM that no small problem fills."""
 BYTES = Precision(weights=8, cache=8, activations=8, partials=32)
 LATENT_SCHEMES = ("mla_naive", "mla_absorbed", "mla_rc", "mla_ru")
-
-# --- machines --------------------------------------------------------------------------------------------------------
 
 
 def core_type(
@@ -97,9 +96,6 @@ def machine(
         links = [bus("dram", *(core.name for core in cores), bandwidth=bandwidth)]
     dram = Dram(capacity=1 << 40, bandwidth=bandwidth, latency=latency, read_energy=8.0, write_energy=4.0)
     return Accelerator(name="small", source="test", clock=1.0, cores=cores, dram=dram, links=tuple(links))
-
-
-# --- problems written out by hand ------------------------------------------------------------------------------------
 
 
 def block(
@@ -193,6 +189,16 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
     )
 
 
+def move(number: int, source: int, target: int, start: int, end: int) -> Move:
+    """A move of a block over a route without latency."""
+    return Move(block=number, source=source, target=target, start=start, end=end, arrival=end)
+
+
+def held(number: int, core: int, bits: int, start: int, end: int) -> Held:
+    """A block in the memory of a core."""
+    return Held(block=number, core=core, bits=bits, start=start, end=end)
+
+
 _ONE_MAC = Gemm(batch=1, m=1, n=1, k=1, a_bits=8, b_bits=8, out_bits=8, accumulates=False)
 
 
@@ -207,9 +213,6 @@ def _cost(step: Step) -> Cost:
         vector_pj=float(step.cycles) if step.vector else 0.0,
         mapping="by hand",
     )
-
-
-# --- small layers ----------------------------------------------------------------------------------------------------
 
 
 def latent(*, heads: int = 2, query_rank: int | None = 4, rope_dim: int = 2, norms: bool = True) -> LatentAttention:
@@ -247,9 +250,6 @@ def small_problem(
 ) -> Problem:
     """Cut and price."""
     return price(tile(graph, tiling), accelerator, objective)
-
-
-# --- strategies ------------------------------------------------------------------------------------------------------
 
 
 @st.composite

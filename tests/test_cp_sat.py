@@ -79,9 +79,7 @@ def machine(rng: random.Random, sram_bits: int) -> Accelerator:
                 energy=0.125,
             )
         )
-    dram = Dram(
-        capacity=10**6, bandwidth=4.0, latency=float(rng.randint(0, 3)), read_energy=8.0, write_energy=8.0
-    )
+    dram = Dram(capacity=10**6, bandwidth=4.0, latency=float(rng.randint(0, 3)), read_energy=8.0, write_energy=8.0)
     return Accelerator(name="tiny", source="test", clock=1.0, cores=cores, dram=dram, links=tuple(links))
 
 
@@ -173,9 +171,7 @@ def assemble(rng: random.Random, tiles: list[Tile], blocks: list[Block], maker: 
         predecessors.append(tuple(sorted(before | ({number - 1} if tile.step else set()))))
     users = tuple(tuple(n for n, tile in enumerate(tiles) if b in tile.reads) for b in range(len(blocks)))
     tiling = Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=frozenset())
-    graph = OperatorGraph(
-        scheme="test", extents={}, tensors={}, operators=(), partial_bits=32, local=frozenset()
-    )
+    graph = OperatorGraph(scheme="test", extents={}, tensors={}, operators=(), partial_bits=32, local=frozenset())
     cut = TileGraph(
         graph=graph,
         tiling=tiling,
@@ -249,9 +245,7 @@ class Oracle:
                 return [("run", self.makers[move.source])]
             return [("move", move.after_store)] if move.after_store >= 0 else []
         before = [
-            ("move", self.acts.copies[c].brought_by)
-            if self.acts.copies[c].brought_by >= 0
-            else ("run", self.makers[c])
+            ("move", self.acts.copies[c].brought_by) if self.acts.copies[c].brought_by >= 0 else ("run", self.makers[c])
             for c in self.acts.reads[number]
         ]
         tile = self.problem.cut.tiles[number]
@@ -265,8 +259,10 @@ class Oracle:
         if any(step not in self.start for step in (*uses, *moves)):
             return 1 << 60
         filled = [self._ends(("move", info.brought_by))[1]] if info.brought_by >= 0 else []
-        return max(self._ends(step)[0] for step in (*uses, *moves)) if not filled else max(
-            *filled, *(self._ends(step)[0] for step in (*uses, *moves))
+        return (
+            max(self._ends(step)[0] for step in (*uses, *moves))
+            if not filled
+            else max(*filled, *(self._ends(step)[0] for step in (*uses, *moves)))
         )
 
     def _fits(self, step: tuple[str, int], now: int) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from math import fsum
+from typing import cast
 
 import pytest
 
@@ -124,6 +125,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
+def _with(owner: object, name: str, value: float) -> object:
+    return cast(object, replace(owner, **{name: value}))  # pyright: ignore[reportArgumentType]
+
+
+def _value(owner: object, name: str) -> object:
+    return getattr(owner, name)
+
+
 def _numeric_fields() -> list[tuple[Part, str]]:
     found: list[tuple[Part, str]] = []
     for part in PARTS:
@@ -131,7 +140,7 @@ def _numeric_fields() -> list[tuple[Part, str]]:
         found += [
             (part, field.name)
             for field in fields(owner)  # pyright: ignore[reportArgumentType]
-            if _is_number(getattr(owner, field.name))
+            if _is_number(_value(owner, field.name))
         ]
     return found
 
@@ -171,7 +180,7 @@ def test_every_number_of_a_machine_has_an_effect(part: Part, name: str) -> None:
     old: float = getattr(owner, name)
     new = TO.get(f"{part.name}.{name}", max(1, old // 4) if isinstance(old, int) else old / 4)
 
-    changed = part.put(base, replace(owner, **{name: new}))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    changed = part.put(base, _with(owner, name, new))
 
     assert changed != base
     assert _outcome(changed) != _outcome(base) or _evaluated(changed) != _evaluated(base)

@@ -124,11 +124,21 @@ def test_the_derived_mha_models_are_those_shipped() -> None:
     assert same_parameters(letter).attention == load_model("mha_scaled").attention == scaled
 
 
-def test_the_mha_of_a_model_with_rope_has_an_even_head() -> None:
-    # sqrt(187,105,280 / 469,762,048) x 128 = 80.78: 80, even already; x 7168 = 4523.8
-    scaled = same_parameters(load_model("deepseek_v3")).attention
+@pytest.mark.parametrize(
+    ("model", "model_dim", "head_dim"),
+    [
+        # sqrt(187,105,280 / 469,762,048) x 7168 = 4523.8, x 128 = 80.78: even already
+        ("deepseek_v3", 4523, 80),
+        # sqrt(149,225,472 / 335,544,320) x 5120 = 3414.4, x 128 = 85.36: RoPE needs 84
+        ("deepseek_v2", 3414, 84),
+    ],
+)
+def test_the_mha_of_a_model_with_rope_has_an_even_head(model: str, model_dim: int, head_dim: int) -> None:
+    scaled = same_parameters(load_model(model)).attention
 
-    assert scaled == GroupedQueryAttention(model_dim=4523, heads=128, kv_heads=128, head_dim=80, rope_dim=80)
+    assert scaled == GroupedQueryAttention(
+        model_dim=model_dim, heads=128, kv_heads=128, head_dim=head_dim, rope_dim=head_dim
+    )
 
 
 def test_deepseek_v3_with_rope() -> None:

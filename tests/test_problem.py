@@ -1,17 +1,18 @@
 """Routes, rates and activities by hand."""
 
 from dataclasses import replace
+from math import isclose
 
 import pytest
 
-from stream_mla.accelerator import (
-    Accelerator,
-)
+from stream_mla.accelerator import Accelerator
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
+from stream_mla.evaluate import Point, evaluate
 from stream_mla.problem import OFF_CHIP, Problem, Route, activities, find_routes, price
 from stream_mla.tiling import tile
+from stream_mla.work import Gemm
 from tests.helpers import Step, block, bus, core_type, hand_problem, latent, machine, uncut, wire, workload
 
 
@@ -20,9 +21,6 @@ def _route(accelerator: Accelerator, source: int, target: int) -> tuple[str, lis
     resources, routes = find_routes(accelerator)
     route = routes[source, target]
     return route.link, [resources[r].name for r in route.resources], route.demand, route.latency_cycles
-
-
-# --- routes ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_bus_of_full_ports_takes_bus_and_dram() -> None:
@@ -113,9 +111,6 @@ def test_a_wire_port_limits_too() -> None:
     assert routes[0, 1].demand == 4_000
 
 
-# --- prices ----------------------------------------------------------------------------------------------------------
-
-
 def test_types_that_lack_the_unit_have_no_cost() -> None:
     graph = lower(workload(latent()), "mla_absorbed")
     types = (core_type("array", vector=False), core_type("vector", array=False), core_type("both"))
@@ -144,6 +139,29 @@ def test_a_core_whose_array_is_too_narrow_has_no_cost() -> None:
     assert (found["scores"], found["softmax"]) == (["wide"], ["narrow", "wide"])
 
 
+@pytest.mark.parametrize("widths", [(4, 8), (8, 4)])
+def test_a_layer_runs_beside_a_core_that_is_too_narrow_for_it(widths: tuple[int, int]) -> None:
+    types = [core_type(f"{bits} bit", operand_bits=bits) for bits in widths]
+    point = Point(
+        workload=workload(latent()),
+        accelerator=machine(*types),
+        scheme="mla_absorbed",
+        objective=Objective.LATENCY,
+        time_limit_s=0,
+        gap_limit=0,
+        seed=0,
+        workers=1,
+        tile_sizes={},
+    )
+    outcome = evaluate(point)
+    products = [r for r in outcome.schedule.runs if isinstance(outcome.problem.cut.tiles[r.tile].work, Gemm)]
+
+    assert {outcome.problem.cores[run.core].type.name for run in products} == {"8 bit"}
+    # all MACs on one of two arrays of 4
+    expected = outcome.result.macs / (8 * outcome.result.latency_cycles)
+    assert isclose(outcome.result.mac_utilization, expected, rel_tol=1e-12)
+
+
 def test_the_fastest_core_type_sets_the_minimum() -> None:
     slow = core_type("slow")
     assert slow.array is not None
@@ -167,8 +185,6 @@ def test_a_cluster_that_no_core_can_run_is_infeasible() -> None:
 
     assert str(caught.value) == "no core can run scores and the tiles that must share its core"
 
-
-# --- activities ------------------------------------------------------------------------------------------------------
 
 TWO_CORES = machine(core_type(), core_type(), bandwidth=16)
 

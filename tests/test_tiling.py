@@ -141,6 +141,20 @@ def test_tiles_stand_in_an_order_in_which_they_can_run(cut: TileGraph) -> None:
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
+def test_chains_and_clusters_run_without_a_break(cut: TileGraph) -> None:
+    """Unless a chain is free to start early and no local tensor ties it to another."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for number, entry in enumerate(cut.tiles):
+        members[entry.cluster].append(number)
+    for numbers in members.values():
+        first = cut.tiles[numbers[0]]
+        alone = all(cut.tiles[number].chain == first.chain for number in numbers)
+        if not (alone and first.operator in cut.tiling.early):
+            assert numbers == list(range(numbers[0], numbers[-1] + 1))
+
+
+@given(cuts())
+@settings(max_examples=60, deadline=None)
 def test_clusters_are_what_local_tensors_join(cut: TileGraph) -> None:
     chains = sorted({entry.chain for entry in cut.tiles})
     joined = {chain: {chain} for chain in chains}

@@ -101,10 +101,7 @@ class _Forward:
                 if cut.tiles[other].chain == cut.tiles[number].chain:
                     self.next_step[other] = number
         self.first_step = {
-            copy: number
-            for number, writes in enumerate(acts.writes)
-            if cut.tiles[number].step == 0
-            for copy in writes
+            copy: number for number, writes in enumerate(acts.writes) if cut.tiles[number].step == 0 for copy in writes
         }
         self._queue_reservations()
 
@@ -258,25 +255,27 @@ class _Forward:
         return timed(self.problem, self.acts, self.run_start, self.move_start)
 
     def _why_stuck(self) -> str:
-        """Name the first tile that cannot run, what it needs, and who holds the memory."""
+        """Name the first tile that cannot run, what it needs, and who holds the memory of its core."""
         blocks = self.problem.cut.blocks
-        for core, queue in enumerate(self.queue):
-            if self.head[core] < len(queue):
-                wanted = self.acts.copies[queue[self.head[core]]]
-                kept = [
-                    copy
-                    for copy, granted, released in zip(self.acts.copies, self.granted, self.released, strict=True)
-                    if copy.core == core and granted and released < 0
-                ]
-                kept.sort(key=lambda copy: -copy.bits)
-                holders = ", ".join(f"{blocks[copy.block].name} {copy.bits // 8} B" for copy in kept[:4])
-                name, sram = self.problem.cores[core].name, self.problem.cores[core].type.sram.capacity
-                return (
-                    f"{name}: {blocks[wanted.block].name} needs {wanted.bits // 8} B, {self.free_bits[core] // 8} B of "
-                    f"{sram // 8} B are free, and nothing that is held can be given up; "
-                    f"{len(kept)} blocks are held, the largest: {holders}"
-                )
-        raise AssertionError("the greedy scheduler stopped with free memory and waiting tiles")
+        tile = self.run_start.index(-1)
+        core = self.core_of[tile]
+        if self.head[core] == len(self.queue[core]):
+            raise AssertionError("the greedy scheduler stopped with memory for all tiles")
+        wanted = self.acts.copies[self.queue[core][self.head[core]]]
+        kept = [
+            copy
+            for copy, granted, released in zip(self.acts.copies, self.granted, self.released, strict=True)
+            if copy.core == core and granted and released < 0
+        ]
+        kept.sort(key=lambda copy: -copy.bits)
+        holders = ", ".join(f"{blocks[copy.block].name} {copy.bits // 8:,} B" for copy in kept[:4])
+        name, sram = self.problem.cores[core].name, self.problem.cores[core].type.sram.capacity
+        free = self.free_bits[core]
+        return (
+            f"on {name}, {self.problem.cut.tiles[tile].name} waits for {blocks[wanted.block].name}, which needs "
+            f"{wanted.bits // 8:,} B: {free // 8:,} B of {sram // 8:,} B are free, {-(-(wanted.bits - free) // 8):,} B "
+            f"too few; {len(kept)} blocks are held" + (f", the largest {holders}" if kept else "")
+        )
 
 
 def greedy(problem: Problem) -> Schedule:

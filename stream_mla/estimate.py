@@ -1,0 +1,193 @@
+"""What a plan is judged by: a machine in a few numbers, a share of its memories, and the price of a candidate.
+
+Estimates only. All cores with an array count as one kind: the rate is that of the first, the memory the smallest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_mla.accelerator import Accelerator, Dataflow, Delivery
+from stream_mla.errors import InfeasibleError
+from stream_mla.graph import OperatorGraph, Role
+from stream_mla.piece_choices import Numbers
+from stream_mla.problem import OFF_CHIP, SHARE, find_routes
+
+Reals = NDArray[np.float64]
+Quantities = Numbers | Reals
+
+TILE_SHARE = 0.55
+"""Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
+SMALL_SHARE = 1 / 10
+"""A tensor up to this share of an SRAM stays on chip whole."""
+PRICE_PER_TILE = 1e-4
+"""Of the layer's DRAM or compute time, whichever is longer: 100 more tiles must gain 1 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineEstimate:
+    """What the estimates need of an accelerator."""
+
+    array_cores: int
+    sram_bits: int
+    """The smallest of the cores with an array."""
+    vector_sram_bits: int
+    """The smallest of the cores with a vector unit."""
+    joined: bool
+    """Every core reaches every other over a link."""
+    one_core_does_all: bool
+    """Every core that has an array has a vector unit too."""
+    dram_bits_per_cycle: float
+    rows: int
+    columns: int
+    systolic: bool
+    dataflows: tuple[Dataflow, ...]
+    rates: tuple[tuple[int, float], ...]
+    """(Operand width in bit, MACs per element and cycle), narrowest first."""
+
+    def tile_cycles(self, batch: Numbers, m: Numbers, n: Numbers, k: Numbers, bits: int) -> Reals:
+        """Estimate the cycles of GEMMs: the broadcast or SCALE-Sim forms of `cost`, without SRAM bounds."""
+        rate = next((macs for width, macs in self.rates if width >= bits), self.rates[-1][1])
+        k = _ceil(k, max(1, int(rate)))
+        rows, columns = self.rows, self.columns
+        skew = rows + columns - 2 if self.systolic else 0
+        fill = skew + rows if self.systolic else 0
+        forms = {
+            Dataflow.OUTPUT_STATIONARY: _ceil(m, rows) * _ceil(n, columns) * (k + skew),
+            Dataflow.WEIGHT_STATIONARY: _ceil(k, rows) * _ceil(n, columns) * (m + fill),
+            Dataflow.INPUT_STATIONARY: _ceil(k, rows) * _ceil(m, columns) * (n + fill),
+        }
+        best = np.min([forms[dataflow] for dataflow in self.dataflows], axis=0)
+        return batch * best / min(1.0, rate)
+
+    def rounds(self, clusters: Numbers) -> Numbers:
+        """Clusters that the busiest core runs."""
+        return _ceil(clusters, self.array_cores)
+
+    def dram_cycles(self, bits: Quantities) -> Reals:
+        """Cycles of a transfer at the DRAM's full rate."""
+        return bits / self.dram_bits_per_cycle
+
+
+def _ceil(a: Numbers, b: int) -> Numbers:
+    return -(-a // b)
+
+
+def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
+    """Return what the estimates need. InfeasibleError where no core multiplies, or none does vector work."""
+    resources, routes = find_routes(accelerator)
+    arrays = list(accelerator.array_cores())
+    vectors = list(accelerator.vector_cores())
+    if not arrays or not vectors:
+        raise InfeasibleError(f"{accelerator.name} needs at least one MAC array and one vector unit for attention")
+    array = arrays[0].type.array
+    assert array is not None
+    numbers = range(len(accelerator.cores))
+    to_dram = [routes[OFF_CHIP, n] for n in numbers]
+    bus = min(resources[r].capacity for r in to_dram[0].resources)
+    total = bus if len({route.resources for route in to_dram}) == 1 else resources[0].capacity
+    return MachineEstimate(
+        array_cores=len(arrays),
+        sram_bits=min(core.type.sram.capacity for core in arrays),
+        vector_sram_bits=min(core.type.sram.capacity for core in vectors),
+        joined=all((a, b) in routes for a in numbers for b in numbers if a != b),
+        one_core_does_all=all(core.type.vector is not None for core in arrays),
+        dram_bits_per_cycle=total / SHARE,
+        rows=array.rows,
+        columns=array.columns,
+        systolic=array.delivery is Delivery.SYSTOLIC,
+        dataflows=array.dataflows,
+        rates=tuple(sorted((p.operand, p.macs_per_element) for p in array.precisions)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Ways to cut an operator; entry i of each array belongs to candidate i."""
+
+    traffic_bits: Quantities
+    """Read from DRAM, over all tiles."""
+    compute_cycles: Reals
+    """Of the busiest core, over its tiles."""
+    tile_bits: Numbers
+    """What the first tile must load before it starts."""
+    tile_cycles: Reals
+    """Of one tile."""
+    tiles: Numbers
+    footprint_bits: Quantities
+    """The working set in one SRAM."""
+    fits: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all operators of one plan are cut under: a graph, a machine, a share of its memories."""
+
+    graph: OperatorGraph
+    machine: MachineEstimate
+    forced: Mapping[str, int]
+    """Sizes given by the user, per index; and `parts`."""
+    budget_bits: int
+    """For the working set of one operator, in the SRAM of a core with an array."""
+    small_bits: int
+    """A tensor up to this size stays on chip whole."""
+    vector_budget_bits: int
+    """For the working set of a vector operator: half an SRAM, a quarter where arrays use it too."""
+    tile_price_cycles: float
+    """What one more tile must gain."""
+    spilled: frozenset[str]
+    """Activations that are written to DRAM and read back."""
+
+    def via_dram(self, tensor: str) -> bool:
+        """Whether consumers read a tensor from DRAM."""
+        return tensor in self.spilled or self.graph.tensors[tensor].role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
+
+    def loads_bits(self, tensor: str, again: Numbers, clusters: Numbers) -> Reals:
+        """Estimate bits read from DRAM: the tensor `again` times, or once per core with work if it is small."""
+        bits = self.graph.tensors[tensor].bits
+        if not self.via_dram(tensor):
+            return np.zeros(len(again))
+        if bits <= self.small_bits:
+            return bits * np.minimum(clusters, self.machine.array_cores).astype(np.float64)
+        return bits * again.astype(np.float64)
+
+    def best(self, candidates: Candidates) -> int:
+        """Return the number of the best candidate that fits; where none does, of the smallest.
+
+        The price in cycles is the longer of DRAM and compute time, a quarter of the shorter, as they do not overlap
+        perfectly, the first tile's load and the last one's work, which nothing hides, and a little for each tile.
+        """
+        if not candidates.fits.any():
+            return int(np.argmin(candidates.footprint_bits))
+        dram, compute = self.machine.dram_cycles(candidates.traffic_bits), candidates.compute_cycles
+        edge = self.machine.dram_cycles(candidates.tile_bits) + candidates.tile_cycles
+        price = np.maximum(dram, compute) + np.minimum(dram, compute) / 4 + edge
+        price = price + candidates.tiles * self.tile_price_cycles
+        return int(np.argmin(np.where(candidates.fits, price, np.inf)))
+
+
+def scaled_setting(
+    graph: OperatorGraph, machine: MachineEstimate, forced: Mapping[str, int], scale: float, *, spill: bool
+) -> Setting:
+    """Return the setting in which `scale` shrinks every memory budget; without `spill` large tensors stay on chip."""
+    small_bits = int(machine.sram_bits * SMALL_SHARE * scale)
+    dram_cycles = (graph.dram_read_bits + graph.dram_write_bits) / machine.dram_bits_per_cycle
+    compute_cycles = graph.total_macs / (machine.array_cores * machine.rows * machine.columns)
+    return Setting(
+        graph=graph,
+        machine=machine,
+        forced=forced,
+        budget_bits=int(machine.sram_bits * TILE_SHARE * scale),
+        small_bits=small_bits,
+        vector_budget_bits=int(machine.vector_sram_bits * scale / (4 if machine.one_core_does_all else 2)),
+        tile_price_cycles=PRICE_PER_TILE * max(dram_cycles, compute_cycles),
+        spilled=frozenset(
+            name
+            for name, tensor in graph.tensors.items()
+            if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
+            and name not in graph.local
+            and ((spill and tensor.bits > small_bits) or not machine.joined)
+        ),
+    )

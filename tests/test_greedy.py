@@ -1,0 +1,346 @@
+"""The greedy scheduler: always valid, prefetching, fair to all cores; or the reason why there is no schedule."""
+
+from dataclasses import replace
+from math import fsum
+
+import pytest
+from hypothesis import given, settings
+
+from stream_mla.attention import lower
+from stream_mla.bounds import bounds
+from stream_mla.errors import InfeasibleError
+from stream_mla.problem import OFF_CHIP, Problem, activities
+from stream_mla.schedule import energy_parts_pj, violations
+from stream_mla.schedulers.greedy import assign, greedy
+from stream_mla.simulate import replay
+from stream_mla.tiling import Tiling
+from tests.helpers import (
+    Step,
+    block,
+    bus,
+    core_type,
+    hand_problem,
+    latent,
+    machine,
+    problems,
+    small_problem,
+    uncut,
+    wire,
+    workload,
+)
+
+
+@given(problems())
+@settings(max_examples=120, deadline=None)
+def test_with_enough_memory_there_is_a_valid_schedule_between_bound_and_claim(problem: Problem) -> None:
+    claim = greedy(problem)
+    again = replay(problem, claim)
+    limits = bounds(problem)
+
+    assert violations(problem, claim) == []
+    assert violations(problem, again) == []
+    assert limits.lower_bound_cycles <= again.latency_cycles <= claim.latency_cycles
+    assert limits.energy_pj <= fsum(energy_parts_pj(problem, claim).values()) * (1 + 1e-12)
+    assert greedy(problem) == claim
+
+
+def _need_in_tile_order(problem: Problem) -> dict[str, int]:
+    """Most bits that each core type must hold if tiles run one after the other, in order.
+
+    A copy is there from the first tile that makes or reads it to the last; a copy that is sent, at least until the
+    first tile that reads it elsewhere.
+    """
+    acts = activities(problem, assign(problem))
+    first = [len(acts.reads)] * len(acts.copies)
+    last = [0] * len(acts.copies)
+    for number, (reads, writes) in enumerate(zip(acts.reads, acts.writes, strict=True)):
+        for copy in (*reads, *writes):
+            first[copy], last[copy] = min(first[copy], number), max(last[copy], number)
+    for sent in acts.moves:
+        if OFF_CHIP not in (sent.source, sent.target):
+            last[sent.source] = max(last[sent.source], first[sent.target])
+    need = dict.fromkeys((core.type.name for core in problem.cores), 1)
+    for number in range(len(acts.reads)):
+        bits = [0] * len(problem.cores)
+        for copy, low, high in zip(acts.copies, first, last, strict=True):
+            bits[copy.core] += copy.bits * (low <= number <= high)
+        for core, held in zip(problem.cores, bits, strict=True):
+            need[core.type.name] = max(need[core.type.name], held)
+    return need
+
+
+@given(problems())
+@settings(max_examples=80, deadline=None)
+def test_memory_for_one_tile_after_the_other_is_enough(problem: Problem) -> None:
+    """Then the first unfinished tile can always go on; with less than some tile's own blocks, none can."""
+    tight = _with_sram(problem, _need_in_tile_order(problem))
+    schedule = greedy(tight)
+
+    assert violations(tight, schedule) == []
+    assert schedule.latency_cycles >= bounds(tight).lower_bound_cycles
+
+    most = max(sum(problem.cut.blocks[b].bits for b in {*t.reads, *t.writes}) for t in problem.cut.tiles)
+    with pytest.raises(InfeasibleError):
+        greedy(_with_sram(problem, {core.type.name: most - 1 for core in problem.cores}))
+
+
+def _with_sram(problem: Problem, bits: dict[str, int]) -> Problem:
+    cores = tuple(
+        replace(core, type=replace(core.type, sram=replace(core.type.sram, capacity=bits[core.type.name])))
+        for core in problem.cores
+    )
+    return replace(problem, accelerator=replace(problem.accelerator, cores=cores))
+
+
+def _two_loads(sram_bits: int) -> Problem:
+    """t1 needs a (320 bit: 20 cycles of load) and makes y; t2 needs b (320) and makes o."""
+    return hand_problem(
+        machine(core_type(sram_bits=sram_bits)),
+        [
+            block("a", 320, weight=True),
+            block("b", 320, weight=True),
+            block("y", 16, stored=True),
+            block("o", 16, stored=True),
+        ],
+        [
+            Step(name="t1", reads=("a",), writes="y", cycles=30),
+            Step(name="t2", reads=("b",), writes="o", cycles=30),
+        ],
+    )
+
+
+def test_a_load_runs_while_an_earlier_tile_computes() -> None:
+    schedule = greedy(_two_loads(1000))
+
+    # a 0..20, t1 20..50; b 20..40 meanwhile; t2 50..80; o 80..81
+    assert [run.start for run in schedule.runs] == [20, 50]
+    assert [move.start for move in schedule.moves] == [0, 50, 20, 80]
+    assert schedule.latency_cycles == 81
+
+
+def test_without_room_the_load_waits() -> None:
+    # a and y are 336 bit; b (320) would need 656
+    schedule = greedy(_two_loads(655))
+
+    # b waits for a to go at 50; y, made by the earlier tile, goes before it on the bus: 50..51
+    assert [run.start for run in schedule.runs] == [20, 71]
+    assert [move.start for move in schedule.moves] == [0, 50, 51, 101]
+    assert greedy(_two_loads(656)).latency_cycles == 81
+
+
+def test_the_message_of_what_does_not_fit_is_complete() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        greedy(_two_loads(328))
+
+    # 328 bit = 41 B; a is 40 B, y 2 B
+    assert str(caught.value) == (
+        "on core0, t1 waits for y, which needs 2 B: 1 B of 41 B are free, 1 B too few; "
+        "1 blocks are held, the largest a 40 B"
+    )
+
+
+def test_the_message_of_a_block_larger_than_the_memory() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        greedy(_two_loads(312))
+
+    assert str(caught.value) == (
+        "on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few; 0 blocks are held"
+    )
+
+
+def test_the_message_names_the_largest_holders() -> None:
+    problem = hand_problem(
+        machine(core_type(sram_bits=800)),
+        [*(block(f"w{n}", 80 + 8 * n, weight=True) for n in range(6)), block("y", 800, stored=True)],
+        [Step(name="t", reads=tuple(f"w{n}" for n in range(6)), writes="y", cycles=1)],
+    )
+    with pytest.raises(InfeasibleError) as caught:
+        greedy(problem)
+
+    # 10 + 11 + ... + 15 = 75 of 100 B
+    assert str(caught.value) == (
+        "on core0, t waits for y, which needs 100 B: 25 B of 100 B are free, 75 B too few; "
+        "6 blocks are held, the largest w5 15 B, w4 14 B, w3 13 B, w2 12 B"
+    )
+
+
+def _independent(count: int, cores: int) -> Problem:
+    return hand_problem(
+        machine(*[core_type()] * cores),
+        [
+            *(block(f"w{n}", 16, weight=True) for n in range(count)),
+            *(block(f"y{n}", 16, stored=True) for n in range(count)),
+        ],
+        [Step(name=f"t{n}", reads=(f"w{n}",), writes=f"y{n}", cycles=100) for n in range(count)],
+    )
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 4])
+def test_parallel_work_uses_all_cores_alike(cores: int) -> None:
+    problem = _independent(12, cores)
+    schedule = greedy(problem)
+
+    counts = [sum(run.core == core for run in schedule.runs) for core in range(cores)]
+    assert counts == [12 // cores] * cores
+
+
+def test_heads_of_a_layer_use_all_cores() -> None:
+    graph = lower(workload(latent(heads=8)), "mla_absorbed")
+    heads = ("query", "query_absorbed", "scores", "softmax", "attend", "merge", "head_out")
+    tiling = replace(uncut(graph.local), sizes={name: {"h": 1} for name in heads})
+    problem = small_problem(graph, tiling, machine(*[core_type()] * 4))
+
+    assert {run.core for run in greedy(problem).runs} == {0, 1, 2, 3}
+
+
+def test_a_cluster_goes_where_it_would_be_done_first() -> None:
+    """`use` stays with `make`, 50 cycles of sending away from the idle core, until the work there is longer."""
+
+    def core_of_use(cycles: int) -> int:
+        problem = hand_problem(
+            machine(core_type(), core_type()),
+            [block("z", 800), block("y", 16, stored=True), block("o", 16, stored=True)],
+            [
+                Step(name="make", writes="z", cycles=cycles),
+                Step(name="use", reads=("z",), writes="y", cycles=10),
+                Step(name="last", writes="o", cycles=1),
+            ],
+        )
+        return assign(problem)[1]
+
+    # 800 bit at 16: 50 cycles
+    assert [core_of_use(cycles) for cycles in (1, 49, 50, 51, 100)] == [0, 0, 0, 1, 1]
+
+
+def test_what_was_sent_to_a_core_need_not_be_sent_again() -> None:
+    """z takes 50 cycles to core1; once `use` has it there, `again` goes there too."""
+
+    def cores(readers: int) -> list[int]:
+        problem = hand_problem(
+            machine(core_type(), core_type()),
+            [block("z", 800), *(block(f"y{n}", 16, stored=True) for n in range(readers))],
+            [
+                Step(name="make", writes="z", cycles=60),
+                *(Step(name=f"use{n}", reads=("z",), writes=f"y{n}", cycles=10) for n in range(readers)),
+            ],
+        )
+        return assign(problem)
+
+    # use0: 60 + 10 at home, 0 + 10 + 50 on core1; use1: 70 at home, 10 + 10 on core1; ... the seventh 70 again
+    assert cores(7) == [0, 1, 1, 1, 1, 1, 1, 0]
+
+
+def test_work_goes_to_cores_that_have_the_unit() -> None:
+    problem = hand_problem(
+        machine(core_type("vector", array=False), core_type("array", vector=False)),
+        [block("z", 16), block("y", 16, stored=True)],
+        [
+            Step(name="product", writes="z", cycles=3),
+            Step(name="norm", reads=("z",), writes="y", cycles=2, vector=True),
+        ],
+    )
+
+    # product on core1 0..3, z to core0 3..4, norm 4..6, y 6..7
+    schedule = greedy(problem)
+    assert [(run.core, run.start) for run in schedule.runs] == [(1, 0), (0, 4)]
+    assert schedule.latency_cycles == 7
+
+
+def test_the_more_urgent_load_goes_first() -> None:
+    """All loads are possible at once; they come in the order of the tiles that need them."""
+    problem = hand_problem(
+        machine(core_type(), core_type()),
+        [
+            *(block(f"w{n}", 160, weight=True) for n in range(4)),
+            *(block(f"y{n}", 16, stored=True) for n in range(4)),
+        ],
+        [Step(name=f"t{n}", reads=(f"w{n}",), writes=f"y{n}", cycles=25) for n in range(4)],
+    )
+    schedule = greedy(problem)
+    loads = {m.block: m.start for m in schedule.moves if m.source == OFF_CHIP}
+
+    # 160 bit at 16: 10 cycles each; t0 ends at 35, when the bus is with w3 until 40
+    assert [run.core for run in schedule.runs] == [0, 1, 0, 1]
+    assert loads == {0: 0, 1: 10, 2: 20, 3: 30}
+    # t0 10..35, t1 20..45, t2 35..60, t3 45..70; y0 is stored at 40, the others as they are made
+    assert [run.start for run in schedule.runs] == [10, 20, 35, 45]
+    assert [m.start for m in schedule.moves if m.target == OFF_CHIP] == [40, 45, 60, 70]
+
+
+def test_blocked_moves_keep_their_urgency() -> None:
+    """The store of y was listed before the loads of `next`, but y was made after `next` could have started."""
+    problem = hand_problem(
+        machine(core_type(), core_type()),
+        [
+            block("w", 160, weight=True),
+            block("v", 160, weight=True),
+            block("y", 16, stored=True),
+            block("o", 16, stored=True),
+        ],
+        [
+            Step(name="first", writes="y", cycles=1),
+            Step(name="next", reads=("w", "v"), writes="o", cycles=1),
+            Step(name="second", writes="y", cycles=1),
+        ],
+    )
+    schedule = greedy(problem)
+
+    # w has the bus 0..10; v and, from 2 on, y wait for it; then v 10..20, y 20..21; next 20..21, o 21..22
+    assert {(m.block, m.start) for m in schedule.moves} == {(0, 0), (1, 10), (2, 20), (3, 21)}
+
+
+def test_all_that_fits_starts_when_a_wide_move_ends() -> None:
+    """core0's wire takes all of the DRAM's 16, the others 8 each: two loads follow at once."""
+    rates = (16, 8, 8)
+    problem = hand_problem(
+        machine(
+            *[core_type()] * 3,
+            links=[wire("dram", f"core{n}", name=f"wire{n}", bandwidth=rate) for n, rate in enumerate(rates)],
+        ),
+        [
+            *(block(f"w{n}", 160, weight=True) for n in range(3)),
+            *(block(f"y{n}", 16, stored=True) for n in range(3)),
+        ],
+        [Step(name=f"t{n}", reads=(f"w{n}",), writes=f"y{n}", cycles=100) for n in range(3)],
+    )
+    loads = {m.block: m.start for m in greedy(problem).moves if m.source == OFF_CHIP}
+
+    assert loads == {0: 0, 1: 10, 2: 10}
+
+
+def test_a_blocked_move_does_not_hold_up_one_that_can_go() -> None:
+    """Ports of 8 on a bus of 16: core0's second load waits for its port, core1's load goes on."""
+    links = [bus("dram", "core0", "core1", bandwidth=16, port=8)]
+    problem = hand_problem(
+        machine(core_type(), core_type(), links=links),
+        [
+            *(block(f"w{n}", 80, weight=True) for n in range(3)),
+            *(block(f"y{n}", 8, stored=True) for n in range(2)),
+        ],
+        [
+            Step(name="t0", reads=("w0", "w1"), writes="y0", cycles=5),
+            Step(name="t1", reads=("w2",), writes="y1", cycles=5),
+        ],
+    )
+    loads = {m.block: m.start for m in greedy(problem).moves if m.source == OFF_CHIP}
+
+    # 80 bit at 8: 10 cycles
+    assert loads == {0: 0, 1: 10, 2: 0}
+
+
+def test_cores_without_a_link_between_them_cannot_share_a_block() -> None:
+    links = [wire("dram", "core0", name="a"), wire("dram", "core1", name="b")]
+    graph = lower(workload(latent(heads=2)), "mla_absorbed")
+    heads = ("query", "query_absorbed", "scores", "softmax", "attend", "merge", "head_out")
+    tiling = Tiling(
+        sizes={name: {"h": 1} for name in heads},
+        parts=1,
+        spilled=frozenset(),
+        shared=frozenset(),
+        local=graph.local,
+    )
+    problem = small_problem(graph, tiling, machine(core_type(), core_type(), links=links))
+
+    with pytest.raises(InfeasibleError) as caught:
+        greedy(problem)
+    assert str(caught.value).endswith(", and no link joins them: add one, or spill the tensor")
