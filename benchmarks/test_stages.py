@@ -24,7 +24,6 @@ from stream_mla.simulate import replay
 from stream_mla.tiling import tile
 from stream_mla.workload import Workload
 
-
 T = TypeVar("T")
 
 
@@ -32,7 +31,7 @@ T = TypeVar("T")
 class Clock:
     """Seconds of named stages."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     def time(self, stage: str, work: Callable[[], T]) -> T:
         began = time.perf_counter()

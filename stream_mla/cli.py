@@ -20,7 +20,8 @@ from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError, Strea
 
 if TYPE_CHECKING:
     from stream_mla.accelerator import Accelerator, CoreType
-    from stream_mla.evaluate import Point, Progress
+    from stream_mla.evaluation import Progress
+    from stream_mla.point import Point
     from stream_mla.report import Row
     from stream_mla.workload import Model
 
@@ -126,7 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _evaluate(points: Sequence["Point"], rows: list["Row"], *, verbose: bool) -> int:
     """Append a row per point as it is done; points without a schedule do not stop the others."""
-    from stream_mla.evaluate import evaluate
+    from stream_mla.evaluation import evaluate
     from stream_mla.report import failure
 
     code = 0
@@ -149,8 +150,8 @@ def _evaluate(points: Sequence["Point"], rows: list["Row"], *, verbose: bool) ->
 def _points(arguments: argparse.Namespace) -> list["Point"]:
     """Return the points of a run; what does not fit together ends it."""
     from stream_mla.cost import Objective
-    from stream_mla.evaluate import Point
     from stream_mla.io import load_accelerator, load_model
+    from stream_mla.point import Point
     from stream_mla.workload import Workload
 
     if arguments.prefill and arguments.context == 0:

@@ -22,6 +22,8 @@ TILE_SHARE = 0.55
 """Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
 SMALL_SHARE = 1 / 10
 """A tensor up to this share of an SRAM stays on chip whole."""
+VECTOR_SHARE = 0.9
+"""Share of the SRAM of a core that has nothing but a vector unit: its tiles are many, so they had better be large."""
 PRICE_PER_TILE = 1e-4
 """Of the layer's DRAM or compute time, whichever is longer: 100 more tiles must gain 1 %."""
 
@@ -134,7 +136,7 @@ class Setting:
     small_bits: int
     """A tensor up to this size stays on chip whole."""
     vector_budget_bits: int
-    """For the working set of a vector operator: half an SRAM, a quarter where arrays use it too."""
+    """For the working set of a vector operator: most of its SRAM, a quarter where arrays use it too."""
     tile_price_cycles: float
     """What one more tile must gain."""
     spilled: frozenset[str]
@@ -181,7 +183,9 @@ def scaled_setting(
         forced=forced,
         budget_bits=int(machine.sram_bits * TILE_SHARE * scale),
         small_bits=small_bits,
-        vector_budget_bits=int(machine.vector_sram_bits * scale / (4 if machine.one_core_does_all else 2)),
+        vector_budget_bits=int(
+            machine.vector_sram_bits * scale * (0.25 if machine.one_core_does_all else VECTOR_SHARE)
+        ),
         tile_price_cycles=PRICE_PER_TILE * max(dram_cycles, compute_cycles),
         spilled=frozenset(
             name

@@ -29,8 +29,8 @@ class Step(Protocol):
 
 
 class _Order:
-    def __init__(self, predecessors: Sequence[Sequence[int]], eager: Sequence[bool]) -> None:
-        self.predecessors, self.eager = predecessors, eager
+    def __init__(self, predecessors: Sequence[Sequence[int]], eager: Sequence[bool], in_fused: Sequence[bool]) -> None:
+        self.predecessors, self.eager, self.in_fused = predecessors, eager, in_fused
         self.waiting = [len(before) for before in predecessors]
         self.successors: list[list[int]] = [[] for _ in predecessors]
         for number, before in enumerate(predecessors):
@@ -52,8 +52,12 @@ class _Order:
             self.order.append(number)
             for other in reversed(self.successors[number]):
                 self.waiting[other] -= 1
-                if not self.waiting[other] and self.eager[other]:
-                    (stack if within is None or other in within else self.later).append(other)
+                if self.waiting[other] or not self.eager[other]:
+                    continue
+                if within is not None and other in within:
+                    stack.append(other)
+                elif not self.in_fused[other]:  # a tile of another fused group waits for its group
+                    (stack if within is None else self.later).append(other)
 
     def demand(self, target: int, within: AbstractSet[int]) -> None:
         """Emit what a tile needs from `within`, depth first, then the tile itself."""
@@ -90,15 +94,17 @@ def demand_order(
         sorted(before, key=lambda other, chain=tile.chain: (tiles[other].chain != chain, other))
         for tile, before in zip(tiles, predecessors, strict=True)
     ]
+    in_fused = [False] * len(tiles)
     nodes: list[list[int]] = []
     for group in members.values():
         fused = len({tiles[number].chain for number in group}) > 1
         loose = not fused and tiles[group[0]].operator in early
         nodes += [[number] for number in group] if loose else [group]
         for number in group:
-            eager[number] = eager[number] and (fused or loose) or tiles[number].operator in soon
+            in_fused[number] = fused
+            eager[number] = (eager[number] and (fused or loose)) or tiles[number].operator in soon
     node_of = {number: node for node, group in enumerate(nodes) for number in group}
-    return _walk(nodes, node_of, _Order(predecessors, eager))
+    return _walk(nodes, node_of, _Order(predecessors, eager, in_fused))
 
 
 def _walk(nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order) -> list[int]:

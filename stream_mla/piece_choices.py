@@ -17,8 +17,8 @@ Sizes = dict[str, int]
 
 
 def piece_sizes(extent: int, multiple: int = 1) -> list[int]:
-    """Sizes that cut an extent into about 1, 2, 3, 4, 6, 8, 12, ... nearly equal pieces."""
-    sizes: set[int] = set()
+    """Sizes that cut an extent into about 1, 2, 3, 4, 6, 8, 12, ... nearly equal pieces, down to single elements."""
+    sizes = {1}
     pieces = 1
     while pieces <= extent:
         size = -(-extent // pieces)

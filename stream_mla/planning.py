@@ -33,8 +33,8 @@ def plans(graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, i
     """Yield different tilings worth trying.
 
     `forced` gives sizes per index (and `parts`). For each of several shares of the memories, the first tiling spills
-    what is large; the next ones keep all activations on chip, whatever their size, which is right where groups
-    of heads are worked off one after the other.
+    what is large; the next ones keep it on chip, which is right where groups of heads are worked off one after the
+    other.
     """
     machine = estimate_machine(accelerator)
     heads = next(index for index in ("h", "g") if index in graph.extents)
@@ -96,6 +96,8 @@ def _context_places(setting: Setting, parts: int) -> tuple[frozenset[str], froze
     spilled, local = setting.spilled, graph.local
     if not machine.one_core_does_all:
         local -= SCORES
+        if not machine.joined:
+            spilled |= SCORES
     if parts > 1:
         if graph.tensors["context_part"].bits * parts > setting.small_bits:
             spilled |= CONTEXT_PARTS

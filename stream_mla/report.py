@@ -12,7 +12,7 @@ from stream_mla.result import Result
 from stream_mla.workload import LatentAttention, Model, Workload
 
 if TYPE_CHECKING:
-    from stream_mla.evaluate import Point
+    from stream_mla.point import Point
 
 SCHEME_DESCRIPTIONS = {
     "mha": "multi-head, grouped-query or multi-query attention on a cache of keys and values",

@@ -28,6 +28,7 @@ class Result:
     weight_bits: int
     cache_bits: int
     activation_bits: int
+    partial_bits: int
     objective: str
     latency_cycles: int
     latency_s: float
@@ -71,6 +72,11 @@ class Result:
     solve_s: float
     """Wall-clock seconds of the solver; this and `versions` are all that may differ between equal runs."""
     time_limit_s: float
+    gap_limit: float
     seed: int
     workers: int
+    tile_sizes: Mapping[str, int]
+    """What was set by hand."""
+    point_sha256: str
+    """Fingerprint of all inputs, the model's and the machine's numbers included."""
     versions: Mapping[str, str]

@@ -58,10 +58,14 @@ def random_inputs(graph: OperatorGraph, cached_tokens: int) -> dict[str, Floats]
 def masked_softmax(scores: Floats, cached_tokens: int) -> Floats:
     """Causal softmax of [b, h, q, k]."""
     queries, keys = scores.shape[-2:]
-    visible = np.arange(keys)[None, :] <= np.arange(queries)[:, None] + cached_tokens
+    visible = np.tri(queries, keys, cached_tokens, dtype=bool)
     scores = np.where(visible, scores, -np.inf)
     numerators = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return numerators / numerators.sum(axis=-1, keepdims=True)
+
+
+def _same(x: Floats) -> Floats:
+    return x
 
 
 def plain_latent(work: Workload, given: dict[str, Floats]) -> Floats:
@@ -69,7 +73,7 @@ def plain_latent(work: Workload, given: dict[str, Floats]) -> Floats:
     shape = work.model.attention
     assert isinstance(shape, LatentAttention)
     x = given["x"]
-    norm = rms_norm if shape.latent_norms else (lambda y: y)
+    norm = rms_norm if shape.latent_norms else _same
     query_latent = norm(x @ given["w_dq"]) if shape.query_rank is not None else x
     cache = given["kv_cache"].copy()
     cache[:, work.cached_tokens :, : shape.kv_rank] = norm(x @ given["w_dkv"])

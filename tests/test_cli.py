@@ -17,8 +17,9 @@ import pytest
 import stream_mla
 from stream_mla.cli import main
 from stream_mla.errors import NoScheduleError
-from stream_mla.evaluate import Outcome, Point, Progress, evaluate
+from stream_mla.evaluation import Outcome, Progress, evaluate
 from stream_mla.io import check, load_accelerator, load_model, model_names
+from stream_mla.point import Point
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,7 +91,7 @@ def test_options_reach_the_point(capsys: Captured, monkeypatch: pytest.MonkeyPat
         seen.append(point)
         raise NoScheduleError("spied")
 
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluate"), "evaluate", spy)
+    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "evaluate", spy)
     options = "--prefill --context 96 --batch 3 --bits weights=4,partials=16 --objective energy --time-limit 1.5"
     more = "--gap-limit 0.25 --seed 7 --workers 2 --tile h=16,parts=4 --scheme mla_ru mla_ru"
     assert main(["run", "deepseek_v3", "--accelerator", "h100", *options.split(), *more.split()]) == 3
@@ -253,7 +254,7 @@ def after(rows: int, error: BaseException) -> Callable[[Point, Progress], Outcom
 
 
 def test_interrupt_prints_the_rows_that_are_done(capsys: Captured, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluate"), "evaluate", after(1, KeyboardInterrupt()))
+    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "evaluate", after(1, KeyboardInterrupt()))
     assert main([*QUICK, "--json"]) == 130
     captured = capsys.readouterr()
     assert [row["scheme"] for row in json.loads(captured.out)] == ["mla_rc"]
@@ -262,7 +263,7 @@ def test_interrupt_prints_the_rows_that_are_done(capsys: Captured, monkeypatch: 
 
 def test_ended_budget_is_not_called_infeasible(capsys: Captured, monkeypatch: pytest.MonkeyPatch):
     error = NoScheduleError("0 s are too few")
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluate"), "evaluate", after(1, error))
+    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "evaluate", after(1, error))
     assert main([*QUICK, "--scheme", "mla_ru", "mla_absorbed"]) == 3
     captured = capsys.readouterr()
     assert captured.err == "deepseek_v3 mla_absorbed: no schedule was found, though one may exist: 0 s are too few\n"
@@ -363,7 +364,7 @@ def test_broken_pipe_is_quiet():
         assert (process.stderr.read(), process.wait(60)) == ("", 141)
 
 
-@pytest.mark.parametrize("first", ["import stream_mla.evaluate", "from stream_mla import Point", "pass"])
+@pytest.mark.parametrize("first", ["import stream_mla.evaluation", "from stream_mla import Point", "pass"])
 def test_public_names_survive_any_order_of_imports(first: str):
     use = "from stream_mla import *\nimport stream_mla\nprint(evaluate.__name__, stream_mla.evaluate is evaluate)"
     done = python("-c", f"{first}\n{use}")

@@ -210,7 +210,7 @@ class Oracle:
     problem: Problem
     acts: Activities
     best: int = 1 << 60
-    start: dict[tuple[str, int], int] = field(default_factory=dict)
+    start: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
 
     def search(self) -> int:
         tiles = [("run", n) for n in range(len(self.problem.cut.tiles))]

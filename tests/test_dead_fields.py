@@ -12,7 +12,8 @@ from stream_mla.accelerator import Accelerator, Core, Dram, Link, OperandPrecisi
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, StreamMlaError
-from stream_mla.evaluate import Point, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.point import Point
 from stream_mla.problem import price
 from stream_mla.schedule import energy_parts_pj, peak_sram_bits, violations
 from stream_mla.schedulers.greedy import greedy

@@ -135,7 +135,7 @@ def test_the_message_of_what_does_not_fit_is_complete() -> None:
     # 328 bit = 41 B; a is 40 B, y 2 B
     assert str(caught.value) == (
         "on core0, t1 waits for y, which needs 2 B: 1 B of 41 B are free, 1 B too few; "
-        "1 blocks are held, the largest a 40 B"
+        "of 1 held, the largest are a 40 B"
     )
 
 
@@ -144,7 +144,7 @@ def test_the_message_of_a_block_larger_than_the_memory() -> None:
         greedy(_two_loads(312))
 
     assert str(caught.value) == (
-        "on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few; 0 blocks are held"
+        "on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few"
     )
 
 
@@ -160,7 +160,7 @@ def test_the_message_names_the_largest_holders() -> None:
     # 10 + 11 + ... + 15 = 75 of 100 B
     assert str(caught.value) == (
         "on core0, t waits for y, which needs 100 B: 25 B of 100 B are free, 75 B too few; "
-        "6 blocks are held, the largest w5 15 B, w4 14 B, w3 13 B, w2 12 B"
+        "of 6 held, the largest are w5 15 B, w4 14 B, w3 13 B, w2 12 B"
     )
 
 

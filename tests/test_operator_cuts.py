@@ -34,8 +34,8 @@ def _tight(graph: OperatorGraph, budget_bits: int, *, cores: int = 1, **forced: 
         (544, {"c": 5}, {"c": 5, "d": 4}),
         # 2 x (24 + 120) + 160 = 448
         (543, {"c": 5}, {"c": 5, "d": 3}),
-        # nothing fits: the smallest, 2 x (16 + 80) + 160 = 352
-        (1, {"c": 5}, {"c": 5, "d": 2}),
+        # nothing fits: the smallest, 2 x (8 + 40) + 160 = 256
+        (1, {"c": 5}, {"c": 5, "d": 1}),
     ],
 )
 def test_a_contraction_is_cut_no_more_than_it_must(

@@ -236,7 +236,8 @@ def test_what_passes_to_a_separate_vector_unit_fits_there() -> None:
     small_vector = core_type("vector", array=False, sram_bits=1000)
     sizes = _first(graph, core_type("array", vector=False), small_vector).sizes["softmax"]
     rows = sizes.get("h", 8) * sizes.get("q", 8)
-    assert 2 * rows * sizes["k"] * 8 <= 1000 / 2 < 2 * 64 * 64 * 8
+    # scores in and numerators out, in nine tenths of the SRAM
+    assert 2 * rows * sizes["k"] * 8 <= 900 < 2 * 64 * 64 * 8
 
 
 @pytest.mark.parametrize("scheme", LATENT_SCHEMES)

@@ -9,7 +9,8 @@ from stream_mla.accelerator import Accelerator
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
-from stream_mla.evaluate import Point, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.point import Point
 from stream_mla.problem import OFF_CHIP, Problem, Route, activities, find_routes, price
 from stream_mla.tiling import tile
 from stream_mla.work import Gemm

@@ -9,8 +9,8 @@ import pytest
 from stream_mla.attention import SCHEMES, parameters
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
-from stream_mla.evaluate import Point
 from stream_mla.io import load_accelerator, load_model
+from stream_mla.point import Point
 from stream_mla.report import (
     SCHEME_DESCRIPTIONS,
     WIDTH,
@@ -58,6 +58,7 @@ RESULT = Result(
     weight_bits=8,
     cache_bits=16,
     activation_bits=16,
+    partial_bits=32,
     objective="latency",
     latency_cycles=500_000,
     latency_s=5e-4,
@@ -92,8 +93,11 @@ RESULT = Result(
     spilled=(),
     solve_s=4.96,
     time_limit_s=5.0,
+    gap_limit=0.001,
     seed=0,
     workers=1,
+    tile_sizes={},
+    point_sha256="0" * 64,
     versions={"python": "3.11"},
 )
 LARGE = replace(

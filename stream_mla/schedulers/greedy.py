@@ -274,7 +274,7 @@ class _Forward:
         return (
             f"on {name}, {self.problem.cut.tiles[tile].name} waits for {blocks[wanted.block].name}, which needs "
             f"{wanted.bits // 8:,} B: {free // 8:,} B of {sram // 8:,} B are free, {-(-(wanted.bits - free) // 8):,} B "
-            f"too few; {len(kept)} blocks are held" + (f", the largest {holders}" if kept else "")
+            f"too few" + (f"; of {len(kept)} held, the largest are {holders}" if kept else "")
         )
 
 

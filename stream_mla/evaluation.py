@@ -6,10 +6,8 @@ Several tilings are tried with the greedy scheduler and the best is kept; the so
 What is returned is the replay of the better one, and both opinions passed the checker.
 """
 
-import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import fsum
 
 from stream_mla.accelerator import Accelerator
@@ -19,14 +17,14 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, SpecError
 from stream_mla.graph import CONTRACTIONS, OperatorGraph, Role
 from stream_mla.planning import plans
-from stream_mla.problem import OFF_CHIP, Problem, price
-from stream_mla.result import Result, Status
-from stream_mla.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of, violations
+from stream_mla.point import Point
+from stream_mla.problem import Problem, price
+from stream_mla.result import Result
+from stream_mla.schedule import Schedule, energy_parts_pj, violations
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.simulate import replay
+from stream_mla.summary import Solved, summarise
 from stream_mla.tiling import tile, tile_count
-from stream_mla.work import Gemm
-from stream_mla.workload import Workload
 
 ENOUGH_STEPS = 60_000
 """The search over tilings ends when those tried have this many tiles and moves together, and one of them fits."""
@@ -36,24 +34,6 @@ NEAR = 1e-3
 """It also ends with a greedy schedule within this share of what no tiling can beat."""
 MOST_ACTIVITIES = 3000
 """The solver is left out where tiles and moves are more than this: it would not improve them in useful time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """Everything that determines a result, and nothing else."""
-
-    workload: Workload
-    accelerator: Accelerator
-    scheme: str
-    objective: Objective
-    time_limit_s: float
-    """Of the solver; 0 leaves it out."""
-    gap_limit: float
-    """The solver stops, or is not started, within this share of the proven bound."""
-    seed: int
-    workers: int
-    tile_sizes: Mapping[str, int] = field(hash=False)
-    """Sizes set by hand, per index; `parts` is the number of parts of the keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +58,8 @@ def evaluate(point: Point, progress: Progress = lambda _: None) -> Outcome:
     value = _value(problem, first)
     if value - _floor(limits, point.objective) > value * point.gap_limit and point.time_limit_s > 0:
         schedule, solver = _solve(point, problem, limits, first, progress)
-    result = _summarise(point, graph, problem, limits, schedule, first, solver)
+    result = summarise(point, graph, problem, limits, schedule, first, solver)
     return Outcome(result=result, problem=problem, schedule=schedule)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Solved:
-    """What the solver said, whether or not its schedule was the better one."""
-
-    status: str
-    bound_cycles: int | None
-    seconds: float
-    better: bool
 
 
 def _require_precision(graph: OperatorGraph, accelerator: Accelerator) -> None:
@@ -193,11 +163,11 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
 
 def _solve(
     point: Point, problem: Problem, limits: Bounds, first: Schedule, progress: Progress
-) -> tuple[Schedule, _Solved]:
+) -> tuple[Schedule, Solved]:
     """Improve a schedule with CP-SAT; the schedule given is returned where nothing better is found."""
     activities = len(first.runs) + len(first.moves)
     if activities > MOST_ACTIVITIES:
-        return first, _Solved(
+        return first, Solved(
             status=f"skipped: {activities} tiles and moves", bound_cycles=None, seconds=0, better=False
         )
     from stream_mla.schedulers import cp_sat  # loads OR-Tools, which only this needs
@@ -215,128 +185,6 @@ def _solve(
     if found.schedule is not None:
         schedule = _checked(problem, found.schedule, "cp_sat")
         best = min(first, schedule, key=lambda candidate: (_value(problem, candidate), candidate.latency_cycles))
-    return best, _Solved(
+    return best, Solved(
         status=found.status, bound_cycles=found.bound_cycles, seconds=found.seconds, better=best is not first
     )
-
-
-def _summarise(
-    point: Point,
-    graph: OperatorGraph,
-    problem: Problem,
-    limits: Bounds,
-    schedule: Schedule,
-    first: Schedule,
-    solver: _Solved | None,
-) -> Result:
-    latency = schedule.latency_cycles
-    breakdown = energy_parts_pj(problem, schedule)
-    energy = fsum(breakdown.values())
-    cycles = dict(limits.cycles)
-    if solver and solver.bound_cycles is not None:
-        cycles["solver"] = solver.bound_cycles
-    lower = max(cycles.values())
-    gaps = {Objective.LATENCY: (latency - lower) / latency, Objective.ENERGY: (energy - limits.energy_pj) / energy}
-    gap = max(0.0, gaps[point.objective])
-    bits = {
-        way: sum(problem.cut.blocks[m.block].bits for m in schedule.moves if getattr(m, way) == OFF_CHIP)
-        for way in ("source", "target")
-    }
-    precision = point.workload.precision
-    return Result(
-        model=point.workload.model.name,
-        scheme=point.scheme,
-        accelerator=point.accelerator.name,
-        batch=point.workload.batch,
-        query_tokens=point.workload.query_tokens,
-        context_tokens=point.workload.context_tokens,
-        cached_tokens=point.workload.cached_tokens,
-        weight_bits=precision.weights,
-        cache_bits=precision.cache,
-        activation_bits=precision.activations,
-        objective=point.objective,
-        latency_cycles=latency,
-        latency_s=latency / point.accelerator.clock,
-        energy_pj=energy,
-        energy_breakdown_pj=breakdown,
-        macs=graph.total_macs,
-        dram_read_bytes=bits["source"] / 8,
-        dram_write_bytes=bits["target"] / 8,
-        dram_minimum_read_bytes=graph.dram_read_bits / 8,
-        dram_minimum_write_bytes=graph.dram_write_bits / 8,
-        operational_intensity_macs_per_byte=graph.total_macs / (sum(bits.values()) / 8),
-        mac_utilization=_mac_utilization(problem, schedule),
-        peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
-        busy_cycles=_busy_cycles(problem, schedule),
-        lower_bound_cycles=lower,
-        bounds_cycles=cycles,
-        ideal_cycles=ideal_cycles(graph, point.accelerator),
-        binding_bound=limits.binding,
-        gap=gap,
-        energy_lower_bound_pj=limits.energy_pj,
-        energy_gap=max(0.0, gaps[Objective.ENERGY]),
-        status=Status.OPTIMAL if gap <= 1e-9 else Status.FEASIBLE,
-        scheduler="cp_sat" if solver and solver.better else "greedy",
-        greedy_latency_cycles=first.latency_cycles,
-        solver_status=solver.status
-        if solver
-        else "not needed: the greedy schedule meets the bound"
-        if point.time_limit_s > 0
-        else "not asked for: time limit 0",
-        solver_bound_cycles=solver.bound_cycles if solver else None,
-        tiles=len(schedule.runs),
-        moves=len(schedule.moves),
-        cores_used=len({run.core for run in schedule.runs}),
-        tiling=problem.cut.tiling.sizes,
-        context_parts=problem.cut.tiling.parts,
-        spilled=tuple(sorted(problem.cut.tiling.spilled)),
-        solve_s=solver.seconds if solver else 0.0,
-        time_limit_s=point.time_limit_s,
-        seed=point.seed,
-        workers=point.workers,
-        versions=versions(),
-    )
-
-
-def _mac_utilization(problem: Problem, schedule: Schedule) -> float:
-    """Cycles of every array at full rate that the MACs need, over the cycles there are."""
-    elements = {
-        n: core.type.array.rows * core.type.array.columns for n, core in enumerate(problem.cores) if core.type.array
-    }
-    used = 0.0
-    for run in schedule.runs:
-        work, array = problem.cut.tiles[run.tile].work, problem.cores[run.core].type.array
-        if isinstance(work, Gemm) and array is not None and (precision := array.precision(work.operand_bits)):
-            used += work.macs / precision.macs_per_element
-    return used / (sum(elements.values()) * schedule.latency_cycles)
-
-
-def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:
-    """Cycles that arrays and vector units run (mean), and that each bandwidth would need at its full rate."""
-    counts = {
-        "arrays": len(list(problem.accelerator.array_cores())),
-        "vector units": len(list(problem.accelerator.vector_cores())),
-    }
-    busy: dict[str, float] = dict.fromkeys(counts, 0.0)
-    for run in schedule.runs:
-        unit = "vector units" if problem.unit(run.tile, run.core) % 2 else "arrays"
-        busy[unit] += (run.end - run.start) / counts[unit]
-    for move in schedule.moves:
-        route = route_of(problem, schedule, move)
-        assert route is not None
-        for number in route.resources:
-            resource = problem.resources[number]
-            share = (move.end - move.start) * route.demand / resource.capacity
-            busy[resource.name] = busy.get(resource.name, 0.0) + share
-    return busy
-
-
-def versions() -> dict[str, str]:
-    """Versions of what can move a result."""
-    found = {"python": platform.python_version()}
-    for package in ("stream-mla", "ortools", "numpy", "networkx"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

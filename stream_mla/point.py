@@ -1,0 +1,33 @@
+"""One experiment."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from stream_mla.accelerator import Accelerator
+from stream_mla.cost import Objective
+from stream_mla.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Everything that determines a result, and nothing else."""
+
+    workload: Workload
+    accelerator: Accelerator
+    scheme: str
+    objective: Objective
+    time_limit_s: float
+    """Of the solver; 0 leaves it out."""
+    gap_limit: float
+    """The solver stops, or is not started, within this share of the proven bound."""
+    seed: int
+    workers: int
+    tile_sizes: Mapping[str, int] = field(hash=False)
+    """Sizes set by hand, per index; `parts` is the number of parts of the keys."""
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of all inputs; equal points have equal fingerprints."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
