@@ -6,6 +6,7 @@ Libraries that take long to load are imported by the handlers that need them.
 
 import argparse
 import difflib
+import gc
 import os
 import shutil
 import sys
@@ -39,6 +40,8 @@ COMPARED = ("mla_rc", "mla_ru", "mla_absorbed")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parsed = _parser().parse_args(arguments)
+    collects = gc.isenabled()
+    gc.disable()  # millions of small objects and no cycles to speak of: collecting takes a quarter of the time
     try:
         code: int = parsed.handler(parsed)
         sys.stdout.flush()
@@ -50,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
         return BROKEN_PIPE
+    finally:
+        if collects:
+            gc.enable()
     return code
 
 

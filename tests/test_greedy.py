@@ -143,9 +143,7 @@ def test_the_message_of_a_block_larger_than_the_memory() -> None:
     with pytest.raises(InfeasibleError) as caught:
         greedy(_two_loads(312))
 
-    assert str(caught.value) == (
-        "on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few"
-    )
+    assert str(caught.value) == ("on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few")
 
 
 def test_the_message_names_the_largest_holders() -> None:
