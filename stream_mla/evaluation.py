@@ -14,8 +14,8 @@ from stream_mla.accelerator import Accelerator
 from stream_mla.attention import lower
 from stream_mla.bounds import Bounds, bounds, ideal_cycles
 from stream_mla.cost import Objective
-from stream_mla.errors import InfeasibleError, SpecError
-from stream_mla.graph import CONTRACTIONS, OperatorGraph, Role
+from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
+from stream_mla.graph import CONTRACTIONS, Kind, OperatorGraph, Role
 from stream_mla.planning import plans
 from stream_mla.point import Point
 from stream_mla.problem import Problem, price
@@ -49,10 +49,15 @@ Progress = Callable[[str], None]
 
 
 def evaluate(point: Point, progress: Progress = lambda _: None) -> Outcome:
-    """Schedule one point. InfeasibleError says which memory is too small for what."""
+    """Schedule one point.
+
+    InfeasibleError is a proof, NoScheduleError means that no tiling that was tried fits; both name tensor, bytes,
+    memory, and what would help.
+    """
     graph = lower(point.workload, point.scheme)
     _require_precision(graph, point.accelerator)
     _require_dram(graph, point.accelerator)
+    _require_sram(graph, point.accelerator)
     problem, limits, first = _best_tiling(point, graph, progress)
     schedule, solver = first, None
     value = _value(problem, first)
@@ -101,11 +106,28 @@ def _floor(limits: Bounds, objective: Objective) -> float:
     return limits.lower_bound_cycles if objective is Objective.LATENCY else limits.energy_pj
 
 
-def _why_infeasible(point: Point, graph: OperatorGraph, reasons: list[str]) -> str:
-    tried = "with the sizes you set" if point.tile_sizes else f"in any of {len(reasons)} tilings"
+def _require_sram(graph: OperatorGraph, accelerator: Accelerator) -> None:
+    """Refuse rows that no tiling may cut and no memory can hold."""
+    core = max(accelerator.vector_cores(), key=lambda core: core.type.sram.capacity)
+    for operator in (operator for operator in graph.operators if operator.kind in (Kind.NORM, Kind.ROPE)):
+        source, target = (graph.tensors[operand.tensor] for operand in (operator.inputs[0], operator.outputs[0]))
+        row = graph.extents[operator.inputs[0].indices[-1]]
+        need = row * (source.element_bits + target.element_bits)
+        if need > core.type.sram.capacity:
+            raise InfeasibleError(
+                f"{operator.name} takes whole rows of {row:,} elements: one of {source.name} and its result need "
+                f"{need // 8:,} B, the SRAM of {core.name} has {core.type.sram.capacity // 8:,} B: "
+                f"make it {(need - core.type.sram.capacity + 7) // 8:,} B larger, or use fewer --bits"
+            )
+
+
+def _why_none(point: Point, graph: OperatorGraph, reasons: list[str]) -> str:
+    sizes = ", ".join(f"{index}={size}" for index, size in point.tile_sizes.items())
+    tried = f"with --tile {sizes}" if sizes else "is known"
     largest = max(graph.tensors.values(), key=lambda tensor: tensor.bits)
     return (
-        f"{point.workload.model.name} as {point.scheme} does not fit {point.accelerator.name} {tried}: {reasons[-1]}. "
+        f"no schedule of {point.workload.model.name} as {point.scheme} on {point.accelerator.name} {tried}: none of "
+        f"{len(reasons)} tilings fits. In the last, {reasons[-1]}. "
         f"The largest tensor is {largest.name} ({largest.role}), {largest.bits // 8:,} B. "
         "What helps: a larger SRAM, fewer --bits, a smaller --batch or --query, or smaller pieces (--tile h=1,k=64)"
     )
@@ -142,7 +164,7 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
         problem = price(cut, point.accelerator, point.objective)
         try:
             schedule = greedy(problem)
-        except InfeasibleError as error:
+        except (InfeasibleError, NoScheduleError) as error:
             fits_not.append(str(error))
             steps += len(cut.tiles) + len(cut.blocks)
             progress(f"tiling {number}: {len(cut.tiles)} tiles do not fit")
@@ -156,7 +178,7 @@ def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tupl
         if value <= ideal * (1 + NEAR):
             break
     if best is None:
-        raise InfeasibleError(_why_infeasible(point, graph, fits_not or too_many))
+        raise NoScheduleError(_why_none(point, graph, fits_not or too_many))
     _, problem, limits, schedule = best
     return problem, limits, _checked(problem, schedule, "greedy")
 

@@ -23,7 +23,7 @@ from stream_mla.accelerator import (
 )
 from stream_mla.bounds import bounds
 from stream_mla.cost import Cost, Objective
-from stream_mla.errors import InfeasibleError
+from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.graph import Kind, OperatorGraph
 from stream_mla.problem import OFF_CHIP, Activities, Problem, activities, find_routes
 from stream_mla.schedule import energy_parts_pj, violations
@@ -331,7 +331,7 @@ def test_proven_optimum_equals_exhaustive_search() -> None:
             continue
         try:
             first = greedy(problem)
-        except InfeasibleError:
+        except (InfeasibleError, NoScheduleError):
             continue  # greedy keeps tile order in memory; another order might fit, but there is no hint for it
         limits = bounds(problem)
         found = improve(problem, first, lower_bound_cycles=limits.lower_bound_cycles, budget=BUDGET)
@@ -358,7 +358,7 @@ def test_energy_first_is_never_worse_than_greedy(seed: int) -> None:
     problem = replace(tiny_problem(random.Random(1000 + seed)), objective=Objective.ENERGY)
     try:
         first = greedy(problem)
-    except InfeasibleError:
+    except (InfeasibleError, NoScheduleError):
         pytest.skip("greedy keeps tile order in memory; there is no hint")
     found = improve(problem, first, lower_bound_cycles=bounds(problem).lower_bound_cycles, budget=BUDGET)
     assert found.schedule is not None

@@ -11,7 +11,7 @@ import pytest
 from stream_mla.accelerator import Accelerator, Core, Dram, Link, OperandPrecision, Sram
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
-from stream_mla.errors import InfeasibleError, StreamMlaError
+from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
 from stream_mla.problem import price
@@ -41,7 +41,7 @@ def _outcome(accelerator: Accelerator) -> object:
     try:
         problem = price(tile(graph, tiling), accelerator, Objective.LATENCY)
         schedule = greedy(problem)
-    except (ValueError, InfeasibleError) as error:
+    except (ValueError, InfeasibleError, NoScheduleError) as error:
         return str(error)
     assert violations(problem, schedule) == []
     seconds = schedule.latency_cycles / accelerator.clock

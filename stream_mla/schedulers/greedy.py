@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from enum import IntEnum
 
-from stream_mla.errors import InfeasibleError
+from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
 from stream_mla.problem import OFF_CHIP, Activities, Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.timing import timed
@@ -235,7 +235,7 @@ class _Forward:
                 self._offer_move(load)
 
     def run(self) -> Schedule:
-        """Run until everything is done; InfeasibleError where memory is full and nothing can end."""
+        """Run until everything is done; the error of `greedy` where memory is full and nothing can end."""
         now = 0
         for core in range(len(self.problem.cores)):
             self._reserve(core)
@@ -251,11 +251,14 @@ class _Forward:
                 else:
                     self._move_event(number, event, now)
         if -1 in self.run_start:
-            raise InfeasibleError(self._why_stuck())
+            raise self._stuck()
         return timed(self.problem, self.acts, self.run_start, self.move_start)
 
-    def _why_stuck(self) -> str:
-        """Name the first tile that cannot run, what it needs, and who holds the memory of its core."""
+    def _stuck(self) -> StreamMlaError:
+        """Name the first tile that cannot run, what it needs, and who holds the memory of its core.
+
+        Infeasible is only what is proven: that the tile does not even fit alone.
+        """
         blocks = self.problem.cut.blocks
         tile = self.run_start.index(-1)
         core = self.core_of[tile]
@@ -271,7 +274,9 @@ class _Forward:
         holders = ", ".join(f"{blocks[copy.block].name} {copy.bits // 8:,} B" for copy in kept[:4])
         name, sram = self.problem.cores[core].name, self.problem.cores[core].type.sram.capacity
         free = self.free_bits[core]
-        return (
+        alone = sum(self.acts.copies[copy].bits for copy in {*self.acts.reads[tile], *self.acts.writes[tile]})
+        kind = InfeasibleError if alone > self.problem.cores[core].type.sram.capacity else NoScheduleError
+        return kind(
             f"on {name}, {self.problem.cut.tiles[tile].name} waits for {blocks[wanted.block].name}, which needs "
             f"{wanted.bits // 8:,} B: {free // 8:,} B of {sram // 8:,} B are free, {-(-(wanted.bits - free) // 8):,} B "
             f"too few" + (f"; of {len(kept)} held, the largest are {holders}" if kept else "")
@@ -279,5 +284,9 @@ class _Forward:
 
 
 def greedy(problem: Problem) -> Schedule:
-    """Return a valid schedule; InfeasibleError where this tiling does not fit the memories."""
+    """Return a valid schedule.
+
+    InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
+    in their order, leaves too little room.
+    """
     return _Forward(problem, activities(problem, assign(problem))).run()

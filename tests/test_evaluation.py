@@ -1,0 +1,216 @@
+"""From a point to its result, on the machines and models that are shipped."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import pytest
+
+from stream_mla import io
+from stream_mla.accelerator import Accelerator, Dram
+from stream_mla.cost import Objective
+from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
+from stream_mla.evaluation import evaluate
+from stream_mla.point import Point
+from stream_mla.problem import OFF_CHIP
+from stream_mla.result import Status
+from stream_mla.schedule import violations
+from stream_mla.workload import Precision, Workload
+
+EIGHT = Precision(weights=8, cache=8, activations=8, partials=32)
+
+
+def point(
+    model: str,
+    scheme: str,
+    accelerator: str | Accelerator,
+    *,
+    cached: int,
+    query: int = 1,
+    precision: Precision | None = None,
+    objective: Objective = Objective.LATENCY,
+    time_limit_s: float = 0.0,
+    gap_limit: float = 0.0,
+    tile_sizes: Mapping[str, int] | None = None,
+) -> Point:
+    shape = io.load_model(model)
+    return Point(
+        workload=Workload(
+            model=shape, batch=1, query_tokens=query, cached_tokens=cached, precision=precision or shape.precision
+        ),
+        accelerator=io.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
+        scheme=scheme,
+        objective=objective,
+        time_limit_s=time_limit_s,
+        gap_limit=gap_limit,
+        seed=1,
+        workers=1,
+        tile_sizes=tile_sizes or {},
+    )
+
+
+def with_sram(accelerator: str, capacity_bits: int) -> Accelerator:
+    machine = io.load_accelerator(accelerator)
+    cores = tuple(
+        replace(core, type=replace(core.type, sram=replace(core.type.sram, capacity=capacity_bits)))
+        for core in machine.cores
+    )
+    return replace(machine, cores=cores)
+
+
+R = 128 * 1536 * 128 * 512
+"""MACs of the composite product of all heads."""
+RC, RU = 174_063_616, 241_172_480
+"""Parameters that mla_rc and mla_ru read (letter, Table 1)."""
+
+
+@pytest.mark.parametrize(
+    ("model", "scheme", "macs", "dram_bytes"),
+    [
+        # the letter's closed forms for L cached tokens; the new one makes it L + 1 keys
+        ("deepseek_v3_letter", "mla_rc", R + RU + 131072 * 1025, RC + 512 * 1025 + 512 + 14336),
+        ("deepseek_v3_letter", "mla_ru", RU + 131072 * 1025, RU + 512 * 1025 + 512 + 14336),
+        ("mha_large", "mha", 469762048 + 32768 * 1025, 469762048 + 32768 * 1025 + 32768 + 14336),
+        ("mha_scaled", "mha", 172006912 + 19712 * 1025, 172006912 + 19712 * 1025 + 19712 + 8726),
+    ],
+)
+def test_the_letters_machine_moves_just_the_letters_bytes(model: str, scheme: str, macs: int, dram_bytes: int) -> None:
+    result = evaluate(point(model, scheme, "flat_cloud", cached=1024)).result
+    assert result.macs == macs
+    assert result.dram_read_bytes + result.dram_write_bytes == dram_bytes
+    assert result.dram_minimum_read_bytes + result.dram_minimum_write_bytes == dram_bytes
+    assert result.ideal_cycles <= result.lower_bound_cycles <= result.latency_cycles
+    assert result.gap < 0.01
+    # 400 B per cycle
+    assert result.lower_bound_cycles >= dram_bytes / 400
+
+
+@pytest.mark.parametrize(("scheme", "times"), [("mla_rc", 1), ("mla_ru", 2), ("mla_absorbed", 1)])
+def test_four_cores_share_the_work_and_the_cache_is_read_so_often(scheme: str, times: int) -> None:
+    """mla_ru has two groups of heads, each of which reads the cache."""
+    outcome = evaluate(point("deepseek_v3", scheme, "tpu_like_quad_core", cached=4096))
+    ran = {outcome.problem.cores[run.core].name for run in outcome.schedule.runs}
+    assert ran == {"core[0]", "core[1]", "core[2]", "core[3]", "simd"}
+    assert violations(outcome.problem, outcome.schedule) == []
+    assert outcome.result.gap < 0.01
+    cut = outcome.problem.cut
+    read = sum(
+        cut.blocks[move.block].bits
+        for move in outcome.schedule.moves
+        if move.source == OFF_CHIP and cut.blocks[move.block].tensor == "kv_cache"
+    )
+    cache = cut.graph.tensors["kv_cache"].bits
+    assert read == times * cache
+    # above the minimum are only those reads and the input, 14,336 B, that each core fetches for itself
+    result = outcome.result
+    assert result.dram_read_bytes - result.dram_minimum_read_bytes <= (times - 1) * cache / 8 + 3 * 14336
+
+
+@pytest.mark.parametrize("accelerator", io.accelerator_names())
+def test_every_shipped_machine_decodes_and_prefills(accelerator: str) -> None:
+    for cached, query in ((512, 1), (0, 64)):
+        result = evaluate(point("deepseek_v2_lite", "mla_absorbed", accelerator, cached=cached, query=query)).result
+        assert result.ideal_cycles <= result.lower_bound_cycles <= result.latency_cycles
+        assert result.energy_lower_bound_pj <= result.energy_pj * (1 + 1e-12)
+        assert result.energy_pj == pytest.approx(sum(result.energy_breakdown_pj.values()), rel=1e-12)
+
+
+def test_the_solver_is_never_worse_than_greedy_and_repeats_exactly() -> None:
+    settings = point("deepseek_v2_lite", "mla_rc", "flat_cloud", cached=512, precision=EIGHT, time_limit_s=2.0)
+    first, second = (evaluate(settings).result for _ in range(2))
+    assert first.solver_status in ("OPTIMAL", "FEASIBLE")
+    assert first.lower_bound_cycles <= first.latency_cycles <= first.greedy_latency_cycles
+    assert replace(first, solve_s=0.0) == replace(second, solve_s=0.0)
+
+
+def test_energy_costs_time_and_latency_costs_energy() -> None:
+    results = {
+        objective: evaluate(
+            point("deepseek_v3_letter", "mla_absorbed", "flat_cloud", cached=1024, objective=objective)
+        ).result
+        for objective in Objective
+    }
+    assert results[Objective.ENERGY].energy_pj < results[Objective.LATENCY].energy_pj
+    assert results[Objective.ENERGY].latency_cycles > results[Objective.LATENCY].latency_cycles
+
+
+def test_a_point_has_one_fingerprint_and_it_covers_the_machine() -> None:
+    first = point("deepseek_v3_letter", "mla_rc", "flat_cloud", cached=1024)
+    again = point("deepseek_v3_letter", "mla_rc", "flat_cloud", cached=1024)
+    assert first.sha256 == again.sha256
+    dram = Dram(**{**asdict(first.accelerator.dram), "read_energy": 9.0})
+    assert replace(first, accelerator=replace(first.accelerator, dram=dram)).sha256 != first.sha256
+
+
+def test_sizes_set_by_hand_are_taken() -> None:
+    result = evaluate(
+        point(
+            "deepseek_v3_letter", "mla_absorbed", "flat_cloud", cached=1024, tile_sizes={"h": 16, "k": 256, "parts": 2}
+        )
+    ).result
+    assert result.context_parts == 2
+    assert result.tiling["scores"] == {"b": 1, "h": 16, "k": 256}
+    assert result.tile_sizes == {"h": 16, "k": 256, "parts": 2}
+
+
+def test_status_is_optimal_only_where_the_gap_is_closed() -> None:
+    settings = point("deepseek_v3_letter", "mla_rc", "flat_cloud", cached=1024, time_limit_s=10.0)
+    result = evaluate(settings).result
+    assert (result.status is Status.OPTIMAL) == (result.latency_cycles == result.lower_bound_cycles)
+    assert result.solver_bound_cycles is not None
+    assert result.lower_bound_cycles == max(*result.bounds_cycles.values(), result.solver_bound_cycles)
+
+
+def test_what_no_tiling_fits_says_tensor_bytes_memory_and_help() -> None:
+    whole = {"h": 128, "v": 128, "e": 7168}
+    with pytest.raises(NoScheduleError) as caught:
+        evaluate(point("deepseek_v3_letter", "mla_ru", "flat_cloud", cached=1024, tile_sizes=whole))
+    # w_o is 16,384 x 7,168 B, the SRAM 32 MiB
+    assert re.fullmatch(
+        r"no schedule of deepseek_v3_letter as mla_ru on flat_cloud with --tile h=128, v=128, e=7168: none of \d+ "
+        r"tilings fits\. In the last, on core, out waits for w_o, which needs 117,440,512 B: [\d,]+ B of 33,554,432 B "
+        r"are free, [\d,]+ B too few(; of \d+ held, the largest are .+)?\. The largest tensor is w_o \(weight\), "
+        r"117,440,512 B\. What helps: a larger SRAM, fewer --bits, a smaller --batch or --query, or smaller pieces "
+        r"\(--tile h=1,k=64\)",
+        str(caught.value),
+    )
+
+
+def test_rows_that_cannot_be_cut_are_proven_infeasible() -> None:
+    # a row of the query latent: 1536 elements of 16 bit and as many of the result, 6,144 B
+    with pytest.raises(InfeasibleError) as caught:
+        evaluate(point("deepseek_v3", "mla_rc", with_sram("flat_cloud", 4096 * 8), cached=1024))
+    assert str(caught.value) == (
+        "q_latent_norm takes whole rows of 1,536 elements: one of q_latent and its result need 6,144 B, "
+        "the SRAM of core has 4,096 B: make it 2,048 B larger, or use fewer --bits"
+    )
+
+
+def test_a_layer_larger_than_the_dram_is_proven_infeasible() -> None:
+    machine = io.load_accelerator("flat_cloud")
+    machine = replace(machine, dram=replace(machine.dram, capacity=8 * 10**8))
+    # weights 174,063,616, cache 1025 x 512, input and output 7168 each: 174,602,752 B
+    with pytest.raises(InfeasibleError) as caught:
+        evaluate(point("deepseek_v3_letter", "mla_rc", machine, cached=1024))
+    assert str(caught.value) == (
+        "flat_cloud: weights, cache, input and output need 174,602,752 B, the DRAM has 100,000,000 B; the largest is "
+        "w_o (weight) with 117,440,512 B: use a smaller batch or context, fewer --bits, or more DRAM"
+    )
+
+
+def test_too_wide_operands_are_all_named() -> None:
+    wide = Precision(weights=32, cache=8, activations=8, partials=32)
+    with pytest.raises(SpecError) as caught:
+        evaluate(point("deepseek_v3_letter", "mla_absorbed", "flat_cloud", cached=1024, precision=wide))
+    assert caught.value.where == "flat_cloud"
+    assert caught.value.problems == tuple(
+        f"{name} multiplies {first} (8 bit) x {second} (32 bit), the widest array does 16 bit: set --bits"
+        for name, first, second in [
+            ("q_latent", "x", "w_dq"),
+            ("kv_latent", "x", "w_dkv"),
+            ("query", "q_latent", "w_uq"),
+            ("query_absorbed", "query", "w_uk"),
+            ("head_out", "context", "w_uv"),
+            ("out", "head_out", "w_o"),
+        ]
+    )
