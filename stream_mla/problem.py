@@ -195,7 +195,7 @@ def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Pro
     )
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Copy:
     """A block in the memory of one core, from the move or tile that makes it to its last use."""
 
@@ -204,9 +204,9 @@ class Copy:
     bits: int
     brought_by: int
     """The move that fills it, or -1."""
-    users: list[int]
+    users: tuple[int, ...]
     """Tiles that read it."""
-    moves_out: list[int]
+    moves_out: tuple[int, ...]
     """Sends and stores that read it."""
 
 
@@ -244,15 +244,24 @@ class _Planner:
     def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
         self.problem = problem
         self.core_of = [core_of_cluster[tile.cluster] for tile in problem.cut.tiles]
-        self.copies: list[Copy] = []
+        self.copies: list[tuple[int, int, int, int]] = []
+        """Block, core, bits, and the move that brings it."""
+        self.users: list[list[int]] = []
+        self.moves_out: list[list[int]] = []
         self.moves: list[PlannedMove] = []
         self.made: dict[int, int] = {}
         self.stored: dict[int, int] = {}
         self.brought: dict[tuple[int, int, int], int] = {}
 
     def _copy(self, block: int, core: int, bits: int, brought_by: int) -> int:
-        self.copies.append(Copy(block=block, core=core, bits=bits, brought_by=brought_by, users=[], moves_out=[]))
+        self.copies.append((block, core, bits, brought_by))
+        self.users.append([])
+        self.moves_out.append([])
         return len(self.copies) - 1
+
+    def core_of_copy(self, copy: int) -> int:
+        """The core in whose memory a copy is."""
+        return self.copies[copy][1]
 
     def _move(self, block: int, source: int, target: int, places: tuple[int, int], after_store: int) -> int:
         route = self.problem.routes.get(places)
@@ -267,7 +276,7 @@ class _Planner:
             PlannedMove(block=block, source=source, target=target, route=route, cycles=cycles, after_store=after_store)
         )
         if source != OFF_CHIP:
-            self.copies[source].moves_out.append(len(self.moves) - 1)
+            self.moves_out[source].append(len(self.moves) - 1)
         return len(self.moves) - 1
 
     def make(self, block: int, core: int) -> int:
@@ -282,7 +291,7 @@ class _Planner:
     def bring(self, block: int, core: int, cluster: int) -> int:
         """Copy of a block that tiles of a cluster on a core read."""
         info = self.problem.cut.blocks[block]
-        if not info.via_dram and self.copies[self.made[block]].core == core:
+        if not info.via_dram and self.core_of_copy(self.made[block]) == core:
             return self.made[block]
         owner = cluster if info.via_dram and not info.shared else -1
         if (block, core, owner) not in self.brought:
@@ -292,7 +301,7 @@ class _Planner:
                 self._move(block, OFF_CHIP, copy, (OFF_CHIP, core), self.stored.get(block, -1))
             else:
                 source = self.made[block]
-                self._move(block, source, copy, (self.copies[source].core, core), -1)
+                self._move(block, source, copy, (self.core_of_copy(source), core), -1)
         return self.brought[block, core, owner]
 
 
@@ -306,10 +315,15 @@ def activities(problem: Problem, core_of_cluster: Sequence[int]) -> Activities:
         reads.append(tuple(planner.bring(block, core, tile.cluster) for block in tile.reads))
         writes.append(tuple(planner.make(block, core) for block in tile.writes))
         for copy in reads[-1]:
-            planner.copies[copy].users.append(number)
+            planner.users[copy].append(number)
     return Activities(
         core_of_cluster=tuple(core_of_cluster),
-        copies=tuple(planner.copies),
+        copies=tuple(
+            Copy(block=block, core=core, bits=bits, brought_by=move, users=tuple(users), moves_out=tuple(moves))
+            for (block, core, bits, move), users, moves in zip(
+                planner.copies, planner.users, planner.moves_out, strict=True
+            )
+        ),
         moves=tuple(planner.moves),
         reads=tuple(reads),
         writes=tuple(writes),

@@ -13,17 +13,16 @@ Keys are cut twice: into `parts`, whose contexts are merged at the end and which
 cores, and each part into chunks, over which the context is accumulated in place (online softmax).
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, gemm_indices
+from stream_mla.grid import Grid, Interval, key_pieces, pieces
 from stream_mla.ordering import demand_order
 from stream_mla.work import Gemm, VectorWork
 
-Interval = tuple[int, int]
 Box = Mapping[str, Interval]
 
 OPERATIONS_PER_ELEMENT = {
@@ -114,21 +113,6 @@ class TileGraph:
     """Of each block: the tiles that read it."""
 
 
-def pieces(extent: int, size: int) -> list[Interval]:
-    """Cut [0, extent) into pieces of `size`, the last one smaller where it does not divide."""
-    return [(low, min(low + size, extent)) for low in range(0, extent, size)]
-
-
-def key_pieces(extent: int, parts: int, size: int) -> list[tuple[Interval, int]]:
-    """Cut the keys into nearly equal parts and each part into chunks; return (chunk, its part)."""
-    edges = [extent * part // parts for part in range(parts + 1)]
-    return [
-        ((low + a, low + b), part)
-        for part, (low, high) in enumerate(pairwise(edges))
-        for a, b in pieces(high - low, size)
-    ]
-
-
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     """Tiles that `tile` would make, without making them."""
     count = 0
@@ -162,30 +146,6 @@ def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> 
     return choices
 
 
-class _Grid:
-    """The blocks of one tensor."""
-
-    def __init__(self, shape: tuple[int, ...], cuts: Sequence[set[int]], first: int) -> None:
-        self.shape = shape
-        self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
-        self.first = first
-        self.count = prod(len(axis) - 1 for axis in self.edges)
-
-    def cells(self) -> Iterator[tuple[Interval, ...]]:
-        """Yield the boxes of all blocks, in the order of their numbers."""
-        return product(*(list(pairwise(axis)) for axis in self.edges))
-
-    def overlapping(self, region: Sequence[Interval]) -> tuple[int, ...]:
-        """Return the numbers of the blocks that a region touches."""
-        ranges: list[range] = []
-        for (low, high), axis in zip(region, self.edges, strict=True):
-            ranges.append(range(bisect_right(axis, low) - 1, bisect_left(axis, high)))
-        numbers = [0]
-        for cells, axis in zip(ranges, self.edges, strict=True):
-            numbers = [number * (len(axis) - 1) + cell for number in numbers for cell in cells]
-        return tuple(self.first + number for number in numbers)
-
-
 def region(operand: Operand, box: Box) -> list[Interval]:
     """Return the part of a tensor that an operand covers over a box."""
     return [
@@ -209,7 +169,7 @@ def _tensor_shapes(graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Inte
 
 def _grids(
     graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Interval]]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, _Grid]:
+) -> dict[str, Grid]:
     cuts: dict[str, list[set[int]]] = {name: [set() for _ in shape] for name, shape in shapes.items()}
     for operator in graph.operators:
         seen: dict[str, set[Interval]] = {i: {box[i] for box in boxes[operator.name]} for i in operator.indices}
@@ -225,10 +185,10 @@ def _grids(
                 if index in COUNTERS:
                     ends = set(range(shapes[operand.tensor][axis] + 1))
                 cuts[operand.tensor][axis] |= ends
-    grids: dict[str, _Grid] = {}
+    grids: dict[str, Grid] = {}
     first = 0
     for name, shape in shapes.items():
-        grids[name] = _Grid(shape, cuts[name], first)
+        grids[name] = Grid(shape, cuts[name], first)
         first += grids[name].count
     return grids
 
@@ -279,7 +239,7 @@ def _label(operator: Operator, box: Box, extents: Mapping[str, int]) -> str:
 
 
 def _operator_tiles(
-    graph: OperatorGraph, operator: Operator, boxes: list[dict[str, Interval]], grids: Mapping[str, _Grid], chain0: int
+    graph: OperatorGraph, operator: Operator, boxes: list[dict[str, Interval]], grids: Mapping[str, Grid], chain0: int
 ) -> list[Tile]:
     """Make the tiles of one operator; chains are numbered from `chain0`."""
     chains: dict[tuple[int, ...], list[Tile]] = {}
@@ -310,9 +270,7 @@ def _operator_tiles(
     return [replace(t, last=t.step == len(chain) - 1) for chain in chains.values() for t in chain]
 
 
-def _make_blocks(
-    graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, _Grid], tiles: Sequence[Tile]
-) -> list[Block]:
+def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid], tiles: Sequence[Tile]) -> list[Block]:
     made: dict[int, int] = {}
     for tile in tiles:
         for number in tile.writes:

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
 from stream_mla import io
-from stream_mla.accelerator import Accelerator, Dram
+from stream_mla.accelerator import Accelerator
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
 from stream_mla.evaluation import evaluate
@@ -138,7 +138,7 @@ def test_a_point_has_one_fingerprint_and_it_covers_the_machine() -> None:
     first = point("deepseek_v3_letter", "mla_rc", "flat_cloud", cached=1024)
     again = point("deepseek_v3_letter", "mla_rc", "flat_cloud", cached=1024)
     assert first.sha256 == again.sha256
-    dram = Dram(**{**asdict(first.accelerator.dram), "read_energy": 9.0})
+    dram = replace(first.accelerator.dram, read_energy=9.0)
     assert replace(first, accelerator=replace(first.accelerator, dram=dram)).sha256 != first.sha256
 
 

@@ -218,7 +218,7 @@ def test_a_shared_block_is_loaded_once_per_core() -> None:
         ("w", "dram", "core1", 3),
     ]
     acts = activities(problem, [0, 0, 1])
-    assert [acts.copies[copy].users for copy in (acts.reads[0][0], acts.reads[2][0])] == [[0, 1], [2]]
+    assert [acts.copies[copy].users for copy in (acts.reads[0][0], acts.reads[2][0])] == [(0, 1), (2,)]
 
 
 def test_another_block_is_loaded_once_per_cluster() -> None:
@@ -265,9 +265,9 @@ def test_a_block_on_chip_is_sent_once_to_each_other_core() -> None:
     assert [m for m in _moves(problem, [0, 0, 1, 1]) if m[0] == "z"] == [("z", "core0", "core1", 7)]
     assert acts.reads[1] == acts.writes[0]  # at home it is read where it was made
     assert acts.reads[2] == acts.reads[3] != acts.writes[0]
-    assert acts.copies[acts.writes[0][0]].moves_out == [
+    assert acts.copies[acts.writes[0][0]].moves_out == tuple(
         number for number, move in enumerate(acts.moves) if move.source == acts.writes[0][0]
-    ]
+    )
 
 
 def test_a_spilled_block_is_stored_and_then_loaded_by_each_cluster() -> None:

@@ -1,0 +1,47 @@
+"""Cutting ranges into pieces, and tensors into the cells of a grid."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, product
+from math import prod
+
+Interval = tuple[int, int]
+
+
+def pieces(extent: int, size: int) -> list[Interval]:
+    """Cut [0, extent) into pieces of `size`, the last one smaller where it does not divide."""
+    return [(low, min(low + size, extent)) for low in range(0, extent, size)]
+
+
+def key_pieces(extent: int, parts: int, size: int) -> list[tuple[Interval, int]]:
+    """Cut the keys into nearly equal parts and each part into chunks; return (chunk, its part)."""
+    edges = [extent * part // parts for part in range(parts + 1)]
+    return [
+        ((low + a, low + b), part)
+        for part, (low, high) in enumerate(pairwise(edges))
+        for a, b in pieces(high - low, size)
+    ]
+
+
+class Grid:
+    """The blocks of one tensor."""
+
+    def __init__(self, shape: tuple[int, ...], cuts: Sequence[set[int]], first: int) -> None:
+        self.shape = shape
+        self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
+        self.first = first
+        self.count = prod(len(axis) - 1 for axis in self.edges)
+
+    def cells(self) -> Iterator[tuple[Interval, ...]]:
+        """Yield the boxes of all blocks, in the order of their numbers."""
+        return product(*(list(pairwise(axis)) for axis in self.edges))
+
+    def overlapping(self, region: Sequence[Interval]) -> tuple[int, ...]:
+        """Return the numbers of the blocks that a region touches."""
+        ranges: list[range] = []
+        for (low, high), axis in zip(region, self.edges, strict=True):
+            ranges.append(range(bisect_right(axis, low) - 1, bisect_left(axis, high)))
+        numbers = [0]
+        for cells, axis in zip(ranges, self.edges, strict=True):
+            numbers = [number * (len(axis) - 1) + cell for number in numbers for cell in cells]
+        return tuple(self.first + number for number in numbers)
