@@ -122,14 +122,17 @@ def _require_sram(graph: OperatorGraph, accelerator: Accelerator) -> None:
 
 
 def _why_none(point: Point, graph: OperatorGraph, reasons: list[str]) -> str:
+    work = point.workload
     sizes = ", ".join(f"{index}={size}" for index, size in point.tile_sizes.items())
-    tried = f"with --tile {sizes}" if sizes else "is known"
     largest = max(graph.tensors.values(), key=lambda tensor: tensor.bits)
+    helps = ["a larger SRAM", "fewer --bits"]
+    helps += ["a smaller --batch"] * (work.batch > 1) + ["fewer new tokens"] * (work.query_tokens > 1)
+    helps += ["smaller pieces in --tile"] * bool(sizes)
     return (
-        f"no schedule of {point.workload.model.name} as {point.scheme} on {point.accelerator.name} {tried}: none of "
-        f"{len(reasons)} tilings fits. In the last, {reasons[-1]}. "
-        f"The largest tensor is {largest.name} ({largest.role}), {largest.bits // 8:,} B. "
-        "What helps: a larger SRAM, fewer --bits, a smaller --batch or --query, or smaller pieces (--tile h=1,k=64)"
+        f"none of {len(reasons)} tilings of {work.model.name} as {point.scheme} fits {point.accelerator.name}"
+        + (f" with --tile {sizes}" if sizes else "")
+        + f". In the last, {reasons[-1]}. The largest tensor is {largest.name} ({largest.role}), "
+        f"{largest.bits // 8:,} B. What helps: {', '.join(helps[:-1])} or {helps[-1]}"
     )
 
 

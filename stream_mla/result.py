@@ -55,6 +55,7 @@ class Result:
     binding_bound: str
     gap: float
     """(value - lower bound) / value of the objective: the most by which a schedule of this tiling could be better."""
+    latency_gap: float
     energy_lower_bound_pj: float
     energy_gap: float
     status: Status

@@ -80,6 +80,7 @@ def summarise(
         ideal_cycles=ideal_cycles(graph, point.accelerator),
         binding_bound=limits.binding,
         gap=gap,
+        latency_gap=max(0.0, gaps[Objective.LATENCY]),
         energy_lower_bound_pj=limits.energy_pj,
         energy_gap=max(0.0, gaps[Objective.ENERGY]),
         status=Status.OPTIMAL if gap <= 1e-9 else Status.FEASIBLE,

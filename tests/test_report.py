@@ -78,6 +78,7 @@ RESULT = Result(
     bounds_cycles={"dram": 495_000},
     binding_bound="dram",
     gap=0.01,
+    latency_gap=0.01,
     energy_lower_bound_pj=3e10,
     energy_gap=0.0625,
     status=Status.FEASIBLE,

@@ -102,7 +102,7 @@ def improve(
         steps = len(schedule.runs) + len(schedule.moves)
         parameters.interleave_search = True
         parameters.max_deterministic_time = budget.time_limit_s / max(1.0, steps / STEPS_PER_DETERMINISTIC_SECOND)
-        parameters.max_time_in_seconds = 10 + 4 * budget.time_limit_s  # presolve is hardly counted
+        parameters.max_time_in_seconds = 2 * budget.time_limit_s  # presolve is hardly counted
     else:
         parameters.max_time_in_seconds = budget.time_limit_s
     status = _solve(solver, built.model, _Report(progress))
