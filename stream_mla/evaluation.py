@@ -108,7 +108,9 @@ def _floor(limits: Bounds, objective: Objective) -> float:
 
 def _require_sram(graph: OperatorGraph, accelerator: Accelerator) -> None:
     """Refuse rows that no tiling may cut and no memory can hold."""
-    core = max(accelerator.vector_cores(), key=lambda core: core.type.sram.capacity)
+    core = max(accelerator.vector_cores(), key=lambda core: core.type.sram.capacity, default=None)
+    if core is None:
+        return  # that there is no vector unit at all is said where the tiling is planned
     for operator in (operator for operator in graph.operators if operator.kind in (Kind.NORM, Kind.ROPE)):
         source, target = (graph.tensors[operand.tensor] for operand in (operator.inputs[0], operator.outputs[0]))
         row = graph.extents[operator.inputs[0].indices[-1]]

@@ -185,6 +185,14 @@ def test_rows_that_cannot_be_cut_are_proven_infeasible() -> None:
     )
 
 
+def test_a_machine_without_a_vector_unit_is_infeasible() -> None:
+    machine = io.load_accelerator("flat_cloud")
+    cores = tuple(replace(core, type=replace(core.type, vector=None)) for core in machine.cores)
+    with pytest.raises(InfeasibleError) as caught:
+        evaluate(point("deepseek_v3", "mla_absorbed", replace(machine, cores=cores), cached=1024))
+    assert str(caught.value) == "flat_cloud needs at least one MAC array and one vector unit for attention"
+
+
 def test_a_layer_larger_than_the_dram_is_proven_infeasible() -> None:
     machine = io.load_accelerator("flat_cloud")
     machine = replace(machine, dram=replace(machine.dram, capacity=8 * 10**8))
