@@ -14,7 +14,8 @@ from math import ceil, fsum
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.graph import CONTRACTIONS, OperatorGraph
-from stream_mla.problem import OFF_CHIP, SHARE, Problem, Route
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP, SHARE, Route
 from stream_mla.work import VectorWork
 
 

@@ -13,7 +13,7 @@ from stream_mla.accelerator import Accelerator, Dataflow, Delivery
 from stream_mla.errors import InfeasibleError
 from stream_mla.graph import OperatorGraph, Role
 from stream_mla.piece_choices import Numbers
-from stream_mla.problem import OFF_CHIP, SHARE, find_routes
+from stream_mla.routes import OFF_CHIP, SHARE, find_routes
 
 Reals = NDArray[np.float64]
 Quantities = Numbers | Reals

@@ -54,7 +54,11 @@ def evaluate(point: Point, progress: Progress = lambda _: None) -> Outcome:
     InfeasibleError is a proof, NoScheduleError means that no tiling that was tried fits; both name tensor, bytes,
     memory, and what would help.
     """
-    graph = lower(point.workload, point.scheme)
+    return evaluate_graph(point, lower(point.workload, point.scheme), progress)
+
+
+def evaluate_graph(point: Point, graph: OperatorGraph, progress: Progress = lambda _: None) -> Outcome:
+    """Schedule an operator graph that need not be what the point's scheme lowers to."""
     _require_precision(graph, point.accelerator)
     _require_dram(graph, point.accelerator)
     _require_sram(graph, point.accelerator)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum
 
-from stream_mla.problem import OFF_CHIP, SHARE, Problem, Route
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP, SHARE, Route
 
 
 @dataclass(frozen=True, kw_only=True)

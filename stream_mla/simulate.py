@@ -13,7 +13,8 @@ from collections import defaultdict, deque
 from dataclasses import replace
 from itertools import pairwise
 
-from stream_mla.problem import OFF_CHIP, Problem, Route
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP, Route
 from stream_mla.schedule import Held, Move, Run, Schedule, route_of
 
 _END, _ARRIVAL = 0, 1

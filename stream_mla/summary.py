@@ -9,8 +9,9 @@ from stream_mla.bounds import Bounds, ideal_cycles
 from stream_mla.cost import Objective
 from stream_mla.graph import OperatorGraph
 from stream_mla.point import Point
-from stream_mla.problem import OFF_CHIP, Problem
+from stream_mla.problem import Problem
 from stream_mla.result import Result, Status
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of
 from stream_mla.work import Gemm
 

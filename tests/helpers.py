@@ -27,7 +27,8 @@ from stream_mla.accelerator import (
 from stream_mla.attention import lower
 from stream_mla.cost import Cost, Objective
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
-from stream_mla.problem import Problem, find_routes, price
+from stream_mla.problem import Problem, price
+from stream_mla.routes import find_routes
 from stream_mla.schedule import Held, Move
 from stream_mla.tiling import Block, Tile, TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork

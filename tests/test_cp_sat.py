@@ -25,7 +25,8 @@ from stream_mla.bounds import bounds
 from stream_mla.cost import Cost, Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.graph import Kind, OperatorGraph
-from stream_mla.problem import OFF_CHIP, Activities, Problem, activities, find_routes
+from stream_mla.problem import Activities, Problem, activities
+from stream_mla.routes import OFF_CHIP, find_routes
 from stream_mla.schedule import energy_parts_pj, violations
 from stream_mla.schedulers.cp_sat import Budget, improve
 from stream_mla.schedulers.greedy import greedy

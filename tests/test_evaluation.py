@@ -12,8 +12,8 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
-from stream_mla.problem import OFF_CHIP
 from stream_mla.result import Status
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import violations
 from stream_mla.workload import Precision, Workload
 

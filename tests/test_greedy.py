@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.problem import OFF_CHIP, Problem, activities
+from stream_mla.problem import Problem, activities
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import energy_parts_pj, violations
 from stream_mla.schedulers.greedy import assign, greedy
 from stream_mla.simulate import replay

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from stream_mla.accelerator import Accelerator
 from stream_mla.attention import lower
 from stream_mla.graph import OperatorGraph
-from stream_mla.problem import OFF_CHIP, Problem
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule, energy_parts_pj, route_of
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.simulate import replay

@@ -11,7 +11,8 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
-from stream_mla.problem import OFF_CHIP, Problem, Route, activities, find_routes, price
+from stream_mla.problem import Problem, activities, price
+from stream_mla.routes import OFF_CHIP, Route, find_routes
 from stream_mla.tiling import tile
 from stream_mla.work import Gemm
 from tests.helpers import Step, block, bus, core_type, hand_problem, latent, machine, uncut, wire, workload

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_mla.problem import OFF_CHIP
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Move, Run, Schedule, energy_parts_pj, peak_sram_bits, violations
 from stream_mla.schedulers.greedy import greedy
 from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, move

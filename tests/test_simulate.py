@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_mla.problem import OFF_CHIP, Problem
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Run, Schedule, violations
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.simulate import replay

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.problem import OFF_CHIP, Problem
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Run, Schedule, peak_sram_bits, route_of, violations
 from stream_mla.schedulers.greedy import greedy
 from tests.helpers import Step, block, core_type, hand_problem, held, machine, move

@@ -18,7 +18,8 @@ from ortools.sat.python.cp_model import (
 )
 
 from stream_mla.cost import Objective
-from stream_mla.problem import OFF_CHIP, Problem, Route, activities
+from stream_mla.problem import Problem, activities
+from stream_mla.routes import OFF_CHIP, Route
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.timing import timed
 

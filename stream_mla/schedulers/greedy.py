@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
-from stream_mla.problem import OFF_CHIP, Activities, Problem, activities
+from stream_mla.problem import Activities, Problem, activities
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.timing import timed
 

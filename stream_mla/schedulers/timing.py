@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from stream_mla.problem import OFF_CHIP, Activities, Problem
+from stream_mla.problem import Activities, Problem
+from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Held, Move, Run, Schedule
 
 
