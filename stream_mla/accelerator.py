@@ -50,6 +50,8 @@ class LinkKind(StrEnum):
     """All transfers between any of its ends share the bandwidth."""
     LINK = "link"
     """Two ends; each direction has the bandwidth to itself."""
+    MULTICAST_BUS = "multicast_bus"
+    """A bus on which what the DRAM gives goes to several cores at once, for the time of one transfer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +224,20 @@ class Accelerator:
                     )
         if len({link.name for link in self.links}) != len(self.links):
             raise ValueError("two links have the same name; a link is known by its name")
+        reached = self._reached_from_dram()
         for name in names:
-            if not any(DRAM in link.ends and name in link.ends for link in self.links):
-                raise ValueError(f"no link joins core {name!r} with 'dram'; every core needs one")
+            if name not in reached:
+                raise ValueError(f"no path of links joins core {name!r} with 'dram'; every core needs one")
+
+    def _reached_from_dram(self) -> set[str]:
+        """Return the ends of all links that hang together with the DRAM."""
+        reached, before = {DRAM}, 0
+        while len(reached) > before:
+            before = len(reached)
+            for link in self.links:
+                if not reached.isdisjoint(link.ends):
+                    reached.update(link.ends)
+        return reached
 
     def per_cycle(self, bits_per_second: BitsPerSecond) -> BitsPerCycle:
         """Convert a bandwidth to bits per cycle of the clock."""

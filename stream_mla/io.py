@@ -71,10 +71,19 @@ def check(path: str) -> Model | Accelerator | CoreType:
     return _load(cls, file)
 
 
+LINE_BREAKS = "\x85\u2028\u2029"
+"""Line breaks in YAML, which are written as they are but not read as they were."""
+
+
 def dump(value: Model | Accelerator | CoreType) -> str:
     """Return YAML text, complete in itself, that loads as `value` again."""
     data = unstructure_system(value) if isinstance(value, Accelerator) else unstructure(value, type(value), KINDS)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=200)
+
+    def text(*, escape: bool) -> str:
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=not escape, default_flow_style=None, width=200)
+
+    written = text(escape=False)
+    return written if set(written).isdisjoint(LINE_BREAKS) else text(escape=True)
 
 
 def _names(kind: str) -> list[str]:

@@ -2,17 +2,24 @@
 
 Assumptions:
 - A move takes bits / rate cycles at the lowest bandwidth along its route, and takes that share of each
-  resource on the route for its whole time. Reads and writes share the DRAM's bandwidth.
-- What a move brings is usable `latency` after its last bit; the resources are free by then.
-- A route uses one link. Where several join two places, one with two ends serves before a bus (which the DRAM's
-  traffic needs), then the fastest, then the one with least energy.
+  resource on the route for its whole time (cut-through: all links of a route carry it at once). Reads and writes
+  share the DRAM's bandwidth.
+- What a move brings is usable `latency` after its last bit; the resources are free by then. Latencies and energies of
+  the links on a route add.
+- Where a link joins two places, their route is that link. Where several do, one with two ends serves before a bus
+  (which the DRAM's traffic needs), then the fastest, then the one with least energy, then the first in the file.
+- Other places are joined by a path of such links: the fewest, then the highest rate, then the least energy, then the
+  first in the file, link by link. A mesh lists the links along its rows before those along its columns: all paths
+  of a uniform mesh go along the row first (XY routing).
+- A path may pass through cores, without touching their memories, but not through the DRAM.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from stream_mla.accelerator import DRAM, Accelerator, Link, LinkKind
+from stream_mla.accelerator import DRAM, Accelerator, LinkKind
 
 OFF_CHIP = -1
 """The place of the DRAM in routes, and of copies that are in DRAM."""
@@ -34,17 +41,40 @@ class Resource:
 class Route:
     """How a move gets from one place to another."""
 
-    link: str
+    links: tuple[str, ...]
+    """Along the way."""
     resources: tuple[int, ...]
     demand: int
     """Share of each resource taken while the move lasts; 1/SHARE bit per cycle."""
     latency_cycles: int
     energy_pj_per_bit: float
-    """Of the link alone; memories at the ends are counted apart."""
+    """Of the links alone; memories at the ends are counted apart."""
+    multicast: bool = False
+    """It is one bus that can bring the same bits to other cores at the same time."""
 
     def cycles(self, bits: int) -> int:
         """Cycles the move holds its resources."""
         return max(1, -(-bits * SHARE // self.demand))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hop:
+    """The way from one place to another over one link."""
+
+    link: str
+    position: int
+    """Of the link, in the file."""
+    resources: tuple[int, ...]
+    capacity: int
+    """Of the narrowest resource."""
+    latency: float
+    energy: float
+    multicast: bool
+
+
+_Path = tuple[_Hop, ...]
+_Hops = Mapping[int, Mapping[int, _Hop]]
+"""Place -> each place that a link joins with it -> how to get there."""
 
 
 def _resources(accelerator: Accelerator) -> list[Resource]:
@@ -58,7 +88,7 @@ def _resources(accelerator: Accelerator) -> list[Resource]:
             names = [f"{link.name}:{a}>{b}" for a, b in (link.ends, link.ends[::-1])]
             bandwidth = min(link.bandwidth, link.port_bandwidth)
         found += [Resource(name=name, capacity=whole(bandwidth)) for name in names]
-        if link.kind is LinkKind.BUS and link.port_bandwidth < link.bandwidth:
+        if link.kind is not LinkKind.LINK and link.port_bandwidth < link.bandwidth:
             found += [
                 Resource(name=f"{link.name}:{end}:{way}", capacity=whole(link.port_bandwidth))
                 for end in link.ends
@@ -68,42 +98,107 @@ def _resources(accelerator: Accelerator) -> list[Resource]:
     return found
 
 
-def _route(
-    accelerator: Accelerator, names: Mapping[str, int], capacities: Sequence[int], link: Link, a: str, b: str
-) -> Route:
-    used = [link.name] if link.kind is LinkKind.BUS else [f"{link.name}:{a}>{b}"]
-    used += [port for port in (f"{link.name}:{a}:out", f"{link.name}:{b}:in") if port in names]
-    latency = link.latency
-    if DRAM in (a, b):
-        used.append(DRAM)
-        latency += accelerator.dram.latency
-    resources = tuple(sorted(names[name] for name in used))
-    return Route(
-        link=link.name,
-        resources=resources,
-        demand=min(capacities[resource] for resource in resources),
-        latency_cycles=accelerator.latency_cycles(latency),
-        energy_pj_per_bit=link.energy,
-    )
-
-
-def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], dict[tuple[int, int], Route]]:
-    """Return the bandwidth resources of a machine and the route between every two places that a link joins."""
-    resources = _resources(accelerator)
-    names = {resource.name: number for number, resource in enumerate(resources)}
-    capacities = [resource.capacity for resource in resources]
+def _hops(accelerator: Accelerator, resources: Sequence[Resource]) -> _Hops:
+    """Return the best single link between every two places that one joins."""
+    numbers = {resource.name: number for number, resource in enumerate(resources)}
     places = {DRAM: OFF_CHIP} | {core.name: number for number, core in enumerate(accelerator.cores)}
-    routes: dict[tuple[int, int], Route] = {}
+    hops: dict[int, dict[int, _Hop]] = {place: {} for place in places.values()}
     ranks: dict[tuple[int, int], tuple[bool, int, float]] = {}
-    for link in accelerator.links:
-        for a in link.ends:
-            for b in link.ends:
-                if a == b:
-                    continue
-                new = _route(accelerator, names, capacities, link, a, b)
-                rank = (link.kind is LinkKind.BUS, -new.demand, new.energy_pj_per_bit)
-                best = ranks.get((places[a], places[b]))
-                if best is None or rank < best:
-                    ranks[places[a], places[b]] = rank
-                    routes[places[a], places[b]] = new
+    for position, link in enumerate(accelerator.links):
+        for a, b in ((a, b) for a in link.ends for b in link.ends if a != b):
+            names = [f"{link.name}:{a}>{b}"] if link.kind is LinkKind.LINK else [link.name]
+            names += [port for port in (f"{link.name}:{a}:out", f"{link.name}:{b}:in") if port in numbers]
+            names += [DRAM] if DRAM in (a, b) else []
+            used = tuple(numbers[name] for name in names)
+            capacity = min(resources[number].capacity for number in used)
+            rank = (link.kind is not LinkKind.LINK, -capacity, link.energy)
+            ends = places[a], places[b]
+            if ends not in ranks or rank < ranks[ends]:
+                ranks[ends] = rank
+                hops[ends[0]][ends[1]] = _Hop(
+                    link=link.name,
+                    position=position,
+                    resources=used,
+                    capacity=capacity,
+                    latency=link.latency + (accelerator.dram.latency if DRAM in (a, b) else 0),
+                    energy=link.energy,
+                    multicast=link.kind is LinkKind.MULTICAST_BUS,
+                )
+    return hops
+
+
+def _tie(path: _Path) -> tuple[float, list[int]]:
+    """Rank paths of one rate."""
+    return sum(hop.energy for hop in path), [hop.position for hop in path]
+
+
+def _rate(path: _Path) -> int:
+    return min(hop.capacity for hop in path)
+
+
+def _not_beaten(paths: Iterable[_Path]) -> list[_Path]:
+    """Drop paths to one place that are no faster than another and lose to it in a tie; the fastest comes first.
+
+    A slower path is kept where it wins: a later hop may be slower still, and then it is the better start.
+    """
+    kept: list[_Path] = []
+    for path in sorted(paths, key=lambda path: (-_rate(path), _tie(path))):
+        if not kept or _tie(path) < _tie(kept[-1]):
+            kept.append(path)
+    return kept
+
+
+def _paths(hops: _Hops, source: int) -> Iterator[tuple[int, _Path]]:
+    """Yield the best path from a place to each place that can be reached: those of one hop, of two hops, ..."""
+    level: dict[int, list[_Path]] = {target: [(hop,)] for target, hop in hops[source].items()}
+    seen = {source}
+    while level:
+        seen.update(level)
+        reached: dict[int, list[_Path]] = {}
+        for place, paths in level.items():
+            yield place, paths[0]
+            if place == OFF_CHIP or len(seen) == len(hops):
+                continue
+            for target, hop in hops[place].items():
+                if target not in seen:
+                    reached.setdefault(target, []).extend((*path, hop) for path in paths)
+        level = {place: _not_beaten(paths) for place, paths in reached.items()}
+
+
+@lru_cache(maxsize=16)
+def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], Mapping[tuple[int, int], Route]]:
+    """Return the bandwidth resources of a machine and the route between every two places that links join."""
+    resources = _resources(accelerator)
+    hops = _hops(accelerator, resources)
+    routes = {
+        (source, target): Route(
+            links=tuple(hop.link for hop in path),
+            resources=tuple(sorted({number for hop in path for number in hop.resources})),
+            demand=_rate(path),
+            latency_cycles=accelerator.latency_cycles(sum(hop.latency for hop in path)),
+            energy_pj_per_bit=sum(hop.energy for hop in path),
+            multicast=len(path) == 1 and path[0].multicast,
+        )
+        for source in hops
+        for target, path in _paths(hops, source)
+    }
     return tuple(resources), routes
+
+
+@lru_cache(maxsize=4096)
+def joint(routes: tuple[Route, ...]) -> Route | None:
+    """Return the route by which the DRAM reaches the ends of all these routes at once; None unless one bus can.
+
+    The bits pass the DRAM and the bus once, and the port of every core. The link's energy counts once for each core.
+    """
+    first = routes[0]
+    if not all(route.multicast and route.links == first.links for route in routes):
+        return None
+    return Route(
+        links=first.links,
+        resources=tuple(sorted({resource for route in routes for resource in route.resources})),
+        demand=min(route.demand for route in routes),
+        latency_cycles=max(route.latency_cycles for route in routes),
+        energy_pj_per_bit=sum(route.energy_pj_per_bit for route in routes),
+        multicast=True,
+    )

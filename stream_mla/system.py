@@ -1,12 +1,13 @@
-"""The form of a system file, which differs from `Accelerator` in three conveniences.
+"""The form of a system file, which differs from `Accelerator` in four conveniences.
 
 Cores come in groups of `count` identical ones, with their type in a file of its own or in place; the end of a
-link may be a whole group; and the bandwidth of a link may be given per cycle of the clock.
+link may be a whole group; the bandwidth of a link may be given per cycle of the clock; and a `mesh` stands for the
+links between neighbours of a grid.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from typing import Any, cast
 
 from stream_mla.accelerator import DRAM, Accelerator, Core, CoreType, Dram, Link, LinkKind
@@ -54,6 +55,27 @@ class _LinkEntry:
     energy: PicojoulesPerBit
 
 
+_MESH = "mesh"
+"""The kind of an entry that stands for many links."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MeshEntry:
+    """Ends row by row, `columns` in each; every field of the links between neighbours but their ends."""
+
+    name: str
+    ends: tuple[_End, ...]
+    columns: int
+    bandwidth: _Bandwidth
+    port_bandwidth: _Bandwidth
+    latency: Seconds
+    energy: PicojoulesPerBit
+
+
+class _Links:
+    """Stands for an entry of the list of links; it is read as a tuple of links."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _System:
     name: str
@@ -61,7 +83,7 @@ class _System:
     clock: Hertz
     cores: tuple[_Group, ...]
     dram: Dram
-    links: tuple[Link, ...]
+    links: tuple[_Links, ...]
 
 
 class SystemReader(Reader):
@@ -83,7 +105,8 @@ class SystemReader(Reader):
             _Group: self._group,
             _CoreFile: self._core_file,
             CoreType: self._core_type,
-            Link: self._link,
+            _Links: self._links,
+            LinkKind: self._link_kind,
             _End: self._end,
             _Bandwidth: self._bandwidth,
         }
@@ -118,7 +141,7 @@ class SystemReader(Reader):
                 "clock": system.clock,
                 "cores": tuple(cores),
                 "dram": system.dram,
-                "links": system.links,
+                "links": tuple(link for links in system.links for link in links),
             },
             "",
         )
@@ -156,13 +179,39 @@ class SystemReader(Reader):
         core = self.dataclass(CoreType, value, path)
         return None if core is FAILED else core
 
-    def _link(self, value: object, path: str) -> Any:
-        entry = self.dataclass(_LinkEntry, value, path)
+    def _links(self, value: object, path: str) -> Any:
+        if isinstance(value, dict):
+            data = dict(cast(dict[object, object], value))
+            if data.get("kind") == _MESH:
+                del data["kind"]
+                return self._mesh(data, path)
+        entry: Any = self.dataclass(_LinkEntry, cast(object, value), path)
         if entry is FAILED or not self._cores_known:
             return FAILED
         values = cast(dict[str, object], vars(entry))
-        ends = tuple(name for names in entry.ends for name in names)
-        return self.construct(Link, values | {"ends": ends}, path)
+        link = self.construct(Link, values | {"ends": _flat(entry.ends)}, path)
+        return FAILED if link is FAILED else (link,)
+
+    def _mesh(self, data: dict[object, object], path: str) -> Any:
+        entry: Any = self.dataclass(_MeshEntry, data, path)
+        if entry is FAILED or not self._cores_known:
+            return FAILED
+        ends = _flat(entry.ends)
+        if entry.columns < 1 or len(ends) % entry.columns:
+            return self.add(f"{len(ends)} ends do not fill rows of {entry.columns}", join(path, "columns"))
+        if twice := next((end for end in ends if ends.count(end) > 1), None):
+            return self.add(f"a mesh needs different ends, got {twice} twice", join(path, "ends"))
+        if len(ends) < 2:
+            return self.add(f"a mesh needs at least two different ends, got {', '.join(ends)}", join(path, "ends"))
+        values = cast(dict[str, object], vars(entry)) | {"kind": LinkKind.LINK, "ends": ends[:2]}
+        del values["columns"]
+        first = self.construct(Link, values, path)
+        return FAILED if first is FAILED else _mesh_links(first, ends, entry.columns)
+
+    def _link_kind(self, value: object, path: str) -> Any:
+        if value in set(LinkKind):
+            return LinkKind(cast(str, value))
+        return self.add(f"{value!r} is not a link kind: use one of {', '.join([*LinkKind, _MESH])}", path)
 
     def _end(self, value: object, path: str) -> Any:
         if not isinstance(value, str):
@@ -201,12 +250,58 @@ def unstructure_system(accelerator: Accelerator) -> Any:
             _Group(name=name, count=len(members), file=None, type=members[0].type) for name, members in groups.items()
         ),
         dram=accelerator.dram,
-        links=accelerator.links,
+        links=(),
     )
-    data = unstructure(system, _System, {})
-    for link, entry in zip(accelerator.links, data["links"], strict=True):
-        entry["ends"] = _shortened(link.ends, {name: len(cores) for name, cores in groups.items()})
-    return data
+    sizes = {name: len(cores) for name, cores in groups.items()}
+    return unstructure(system, _System, {}) | {"links": list(_entries(accelerator.links, sizes))}
+
+
+def _entries(links: Sequence[Link], size_of_group: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a file that stand for the links."""
+    for name, run in groupby(links, key=_mesh_name):
+        members = tuple(run)
+        ends = tuple(dict.fromkeys(end for link in members for end in link.ends))  # row by row, if it is a mesh
+        columns = next((n for n in range(1, len(ends) + 1) if _is_mesh(members, name, ends, n)), None)
+        if columns is None:
+            for link in members:
+                yield unstructure(link, Link, {}) | {"ends": _shortened(link.ends, size_of_group)}
+        else:
+            mesh = {"name": name, "kind": _MESH, "ends": _shortened(ends, size_of_group), "columns": columns}
+            fields_of_all = unstructure(members[0], Link, {})
+            yield mesh | {key: item for key, item in fields_of_all.items() if key not in mesh}
+
+
+def _mesh_name(link: Link) -> str:
+    """Return the name of the mesh that a link belongs to, judged by its own name; empty if to none."""
+    found = link.name.removesuffix(_link_name("", link.ends[0], link.ends[1]))
+    return "" if found == link.name else found
+
+
+def _is_mesh(links: Sequence[Link], name: str, ends: Sequence[str], columns: int) -> bool:
+    if not name or len(ends) % columns:
+        return False
+    return _mesh_links(replace(links[0], name=name), ends, columns) == links
+
+
+def _flat(ends: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    return tuple(name for names in ends for name in names)
+
+
+def _mesh_links(like: Link, ends: Sequence[str], columns: int) -> tuple[Link, ...]:
+    """Return the links between neighbours, those along the rows first: `like` gives their bandwidth, latency, energy.
+
+    The order decides between routes of one length (see `stream_mla.routes`).
+    """
+
+    def neighbours() -> Iterator[tuple[str, str]]:
+        yield from ((a, b) for n, (a, b) in enumerate(pairwise(ends), start=1) if n % columns)
+        yield from zip(ends, ends[columns:], strict=False)
+
+    return tuple(replace(like, name=_link_name(like.name, a, b), ends=(a, b)) for a, b in neighbours())
+
+
+def _link_name(mesh: str, a: str, b: str) -> str:
+    return f"{mesh}:{a}-{b}"
 
 
 def _core_names(group: str, count: int) -> tuple[str, ...]:

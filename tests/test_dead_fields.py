@@ -14,6 +14,7 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
+from stream_mla.policy import POLICIES
 from stream_mla.problem import price
 from stream_mla.schedule import energy_parts_pj, peak_sram_bits, violations
 from stream_mla.schedulers.greedy import greedy
@@ -56,6 +57,7 @@ def _evaluated(accelerator: Accelerator) -> object:
         accelerator=accelerator,
         scheme="mla_rc",
         objective=Objective.LATENCY,
+        policy=POLICIES["free"],
         time_limit_s=0,
         gap_limit=0,
         seed=0,

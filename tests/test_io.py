@@ -151,7 +151,7 @@ def test_seven_mistakes_give_seven_messages(tmp_path: Path):
   - unknown key 'capacty': did you mean 'capacity'? @ cores/small.yaml: sram.capacty
   - '1 GiB/s' is not a quantity in bit: write a number and one of {bits} @ dram.capacity
   - required key 'latency' is missing: add it @ dram.latency
-  - 'tree' is not a link kind: use one of bus, link @ links[0].kind
+  - 'tree' is not a link kind: use one of bus, link, multicast_bus, mesh @ links[0].kind
   - 'core[7]' is neither 'dram' nor a core nor a group of cores: did you mean 'core[1]'? @ links[1].ends[1]"""
     )
 
@@ -231,7 +231,7 @@ def test_mistake_in_a_model(tmp_path: Path, old: str, new: str, problem: str):
         (
             "ends: [dram, core, spare]",
             "ends: [dram, core]",
-            "no link joins core 'spare' with 'dram'; every core needs one @ top level",
+            "no path of links joins core 'spare' with 'dram'; every core needs one @ top level",
         ),
         (
             '["core[0]", "core[1]"]',

@@ -11,6 +11,7 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
+from stream_mla.policy import POLICIES
 from stream_mla.problem import Problem, activities, price
 from stream_mla.routes import OFF_CHIP, Route, find_routes
 from stream_mla.tiling import tile
@@ -22,7 +23,7 @@ def _route(accelerator: Accelerator, source: int, target: int) -> tuple[str, lis
     """Link, resources by name, demand in 1/1000 bit per cycle, latency in cycles."""
     resources, routes = find_routes(accelerator)
     route = routes[source, target]
-    return route.link, [resources[r].name for r in route.resources], route.demand, route.latency_cycles
+    return "+".join(route.links), [resources[r].name for r in route.resources], route.demand, route.latency_cycles
 
 
 def test_a_bus_of_full_ports_takes_bus_and_dram() -> None:
@@ -79,7 +80,7 @@ def test_a_wire_serves_before_a_bus_and_the_faster_wire_before_the_slower() -> N
     ]
     for order in (links, links[::-1]):
         _, routes = find_routes(machine(core_type(), core_type(), links=order, bandwidth=100))
-        assert (routes[0, 1].link, routes[1, 0].link, routes[OFF_CHIP, 0].link) == ("frugal", "frugal", "bus")
+        assert [routes[e].links for e in ((0, 1), (1, 0), (OFF_CHIP, 0))] == [("frugal",), ("frugal",), ("bus",)]
 
 
 def test_latencies_of_link_and_dram_add_before_they_are_rounded_up() -> None:
@@ -99,7 +100,7 @@ def test_the_clock_turns_seconds_into_cycles() -> None:
 
 
 def test_moves_are_rounded_up_to_cycles() -> None:
-    route = Route(link="bus", resources=(0,), demand=2_500, latency_cycles=7, energy_pj_per_bit=0)
+    route = Route(links=("bus",), resources=(0,), demand=2_500, latency_cycles=7, energy_pj_per_bit=0)
 
     # 2.5 bit per cycle
     assert [route.cycles(bits) for bits in (1, 2, 3, 5, 6, 1000)] == [1, 1, 2, 2, 3, 400]
@@ -149,6 +150,7 @@ def test_a_layer_runs_beside_a_core_that_is_too_narrow_for_it(widths: tuple[int,
         accelerator=machine(*types),
         scheme="mla_absorbed",
         objective=Objective.LATENCY,
+        policy=POLICIES["free"],
         time_limit_s=0,
         gap_limit=0,
         seed=0,
