@@ -4,18 +4,22 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 
 - a **resource** must carry its bits: DRAM, and any link that all traffic of a kind must use;
 - the **arrays**, and the **vector units**, must do their tiles, each at its cheapest core;
+- where loads take turns with the arrays (**late** loads), both together, on each core's fastest way in;
 - the **critical path** through tiles and the loads they wait for;
+- **phases** follow each other: the best bound of each, added up;
 - energy: every tile at its cheapest core, and the bits that must move.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, fsum
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.graph import CONTRACTIONS, OperatorGraph
 from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP, SHARE, Route
+from stream_mla.routes import OFF_CHIP, SHARE, Route, find_routes
+from stream_mla.uncollected import uncollected
 from stream_mla.work import VectorWork
 
 
@@ -39,51 +43,112 @@ class Bounds:
 
 
 def ideal_cycles(graph: OperatorGraph, accelerator: Accelerator) -> int:
-    """Cycles that no tiling and no schedule can beat: every DRAM byte once at full bandwidth, or all MACs at peak."""
-    dram = (graph.dram_read_bits + graph.dram_write_bits) / accelerator.per_cycle(accelerator.dram.bandwidth)
+    """Cycles that no tiling and no schedule can beat.
+
+    Every DRAM byte once, through whatever all loads or all stores must use, at its full rate; or all MACs at peak.
+    """
+    resources, routes = find_routes(accelerator)
+    always = {load: _always(len(accelerator.cores), routes, load=load) for load in (True, False)}
+    bits = {True: graph.dram_read_bits, False: graph.dram_write_bits}
+    moved = (
+        sum(bits[load] for load in bits if number in always[load]) * SHARE / resource.capacity
+        for number, resource in enumerate(resources)
+    )
     compute = 0.0
     for operator in (operator for operator in graph.operators if operator.kind in CONTRACTIONS):
-        bits = max(graph.tensors[operand.tensor].element_bits for operand in operator.inputs[:2])
+        width = max(graph.tensors[operand.tensor].element_bits for operand in operator.inputs[:2])
         arrays = (core.type.array for core in accelerator.array_cores())
-        able = [(array, entry) for array in arrays if array is not None and (entry := array.precision(bits))]
+        able = [(array, entry) for array in arrays if array is not None and (entry := array.precision(width))]
         peak = sum(array.rows * array.columns * entry.macs_per_element for array, entry in able)
         compute += graph.macs(operator) / peak
-    return max(1, int(max(dram, compute)))
+    return max(1, int(max(*moved, compute)))
 
 
+@uncollected
 def bounds(problem: Problem) -> Bounds:
     """Compute all bounds."""
-    cycles = {**_resources(problem), **_units(problem), "critical path": _critical_path(problem)}
-    return Bounds(cycles=cycles, energy_pj=_energy_pj(problem))
+    tiles = range(len(problem.cut.tiles))
+    transfers = _transfers(problem)
+    cycles = {
+        **_resources(problem, transfers),
+        **_units(problem, tiles, transfers),
+        "critical path": _critical_paths(problem, [0 for _ in tiles])[0],
+    }
+    if any(tile.phase for tile in problem.cut.tiles):
+        cycles["phases"] = _phases(problem, transfers)
+    return Bounds(cycles=cycles, energy_pj=_energy_pj(problem, transfers))
 
 
-def _moves(problem: Problem) -> list[tuple[int, bool]]:
-    """Transfers that every schedule makes: (block, whether it is a load)."""
-    moves: list[tuple[int, bool]] = []
-    for number, block in enumerate(problem.cut.blocks):
+@dataclass(frozen=True, kw_only=True)
+class _Transfer:
+    """A move between DRAM and a core that every schedule makes."""
+
+    block: int
+    load: bool
+    phase: int
+    """The phase in whose time it must lie, or -1 where that is not known."""
+    stops_array: bool
+    """It is a late load into a core that has an array."""
+
+
+def _transfers(problem: Problem) -> list[_Transfer]:
+    cut = problem.cut
+    last = max(tile.phase for tile in cut.tiles)
+    found: list[_Transfer] = []
+    for number, block in enumerate(cut.blocks):
+        users = cut.users[number]
         if block.stored:
-            moves.append((number, False))
-        if block.via_dram and problem.cut.users[number]:
-            owners = {problem.cut.tiles[user].cluster for user in problem.cut.users[number]}
-            moves += [(number, True)] * (1 if block.shared else len(owners))
-    return moves
+            made = cut.tiles[cut.maker[number]].phase
+            inside = made == last or (block.via_dram and any(cut.tiles[user].phase == made for user in users))
+            found.append(_Transfer(block=number, load=False, phase=made if inside else -1, stops_array=False))
+        groups: dict[int, list[int]] = defaultdict(list)
+        for user in users if block.via_dram else ():
+            groups[-1 if block.shared else cut.tiles[user].cluster].append(user)
+        for group in groups.values():
+            stops = block.late and any(not isinstance(cut.tiles[user].work, VectorWork) for user in group)
+            phase = min(cut.tiles[user].phase for user in group)
+            found.append(_Transfer(block=number, load=True, phase=phase, stops_array=stops))
+    return found
+
+
+def _phases(problem: Problem, transfers: Sequence[_Transfer]) -> int:
+    """Phases do not overlap, except for stores: what binds each of them adds up."""
+    phases = [tile.phase for tile in problem.cut.tiles]
+    tiles: dict[int, list[int]] = defaultdict(list)
+    for number, phase in enumerate(phases):
+        tiles[phase].append(number)
+    inside: dict[int, list[_Transfer]] = defaultdict(list)
+    for transfer in transfers:
+        inside[transfer.phase].append(transfer)
+    cycles = _critical_paths(problem, phases)
+    for phase, members in tiles.items():
+        moved = inside[phase]
+        reasons = {**_resources(problem, moved), **_units(problem, members, moved)}
+        cycles[phase] = max(cycles[phase], *reasons.values())
+    return sum(cycles)
+
+
+def _dram_routes(cores: int, routes: Mapping[tuple[int, int], Route], *, load: bool) -> list[Route]:
+    """Return the route of each core from the DRAM, or to it."""
+    return [routes[(OFF_CHIP, core) if load else (core, OFF_CHIP)] for core in range(cores)]
+
+
+def _always(cores: int, routes: Mapping[tuple[int, int], Route], *, load: bool) -> set[int]:
+    """Return the resources that all loads, or all stores, use."""
+    return set[int].intersection(*(set(route.resources) for route in _dram_routes(cores, routes, load=load)))
 
 
 def _routes(problem: Problem, *, load: bool) -> list[Route]:
-    ends = [(OFF_CHIP, core) if load else (core, OFF_CHIP) for core in range(len(problem.cores))]
-    return [problem.routes[end] for end in ends]
+    return _dram_routes(len(problem.cores), problem.routes, load=load)
 
 
-def _resources(problem: Problem) -> dict[str, int]:
+def _resources(problem: Problem, transfers: Iterable[_Transfer]) -> dict[str, int]:
     """Bits that must cross each resource that all loads, or all stores, use."""
     carried = [0] * len(problem.resources)
-    always: dict[bool, set[int]] = {}
-    for load in (True, False):
-        first, *others = (set(route.resources) for route in _routes(problem, load=load))
-        always[load] = first.intersection(*others)
-    for block, load in _moves(problem):
-        for resource in always[load]:
-            carried[resource] += problem.cut.blocks[block].bits
+    always = {load: _always(len(problem.cores), problem.routes, load=load) for load in (True, False)}
+    for transfer in transfers:
+        for resource in always[transfer.load]:
+            carried[resource] += problem.cut.blocks[transfer.block].bits
     return {
         resource.name: ceil(bits * SHARE / resource.capacity)
         for resource, bits in zip(problem.resources, carried, strict=True)
@@ -91,42 +156,64 @@ def _resources(problem: Problem) -> dict[str, int]:
     }
 
 
-def _units(problem: Problem) -> dict[str, int]:
+def _units(problem: Problem, tiles: Iterable[int], transfers: Iterable[_Transfer]) -> dict[str, int]:
     work = {"arrays": 0, "vector units": 0}
-    for tile, cycles in zip(problem.cut.tiles, problem.minimum_cycles, strict=True):
-        work["vector units" if isinstance(tile.work, VectorWork) else "arrays"] += cycles
-    counts = {
-        "arrays": len(list(problem.accelerator.array_cores())),
-        "vector units": len(list(problem.accelerator.vector_cores())),
-    }
+    for tile in tiles:
+        unit = "vector units" if isinstance(problem.cut.tiles[tile].work, VectorWork) else "arrays"
+        work[unit] += problem.minimum_cycles[tile]
+    if late := sum(problem.cut.blocks[transfer.block].bits for transfer in transfers if transfer.stops_array):
+        # loads into one core share its fastest way in, so that they stop its array for at least their bits at that rate
+        rate = max(route.demand for route in _routes(problem, load=True))
+        work["arrays and late loads"] = work["arrays"] + -(-late * SHARE // rate)
+    arrays = len(list(problem.accelerator.array_cores()))
+    counts = {"arrays": arrays, "arrays and late loads": arrays}
+    counts["vector units"] = len(list(problem.accelerator.vector_cores()))
     return {name: -(-cycles // counts[name]) for name, cycles in work.items()}
 
 
-def _critical_path(problem: Problem) -> int:
-    """Longest chain of tiles, each after the fastest loads of what it reads, up to the last store."""
+def _critical_paths(problem: Problem, phases: Sequence[int]) -> list[int]:
+    """Longest chain of each phase: tiles, each after the fastest loads of what it reads; in the last, stores too."""
     cut = problem.cut
-    load = min(_routes(problem, load=True), key=lambda route: (-route.demand, route.latency_cycles))
-    store = min(_routes(problem, load=False), key=lambda route: (-route.demand, route.latency_cycles))
-    load_latency = min(route.latency_cycles for route in _routes(problem, load=True))
-    store_latency = min(route.latency_cycles for route in _routes(problem, load=False))
+    load, store = (
+        min(_routes(problem, load=way), key=lambda route: (-route.demand, route.latency_cycles))
+        for way in (True, False)
+    )
+    load_latency, store_latency = (
+        min(route.latency_cycles for route in _routes(problem, load=way)) for way in (True, False)
+    )
     in_dram = [0] * len(cut.blocks)
     done = [0] * len(cut.tiles)
-    longest = 0
-    for number, tile in enumerate(cut.tiles):
-        start = max((done[before] for before in cut.predecessors[number]), default=0)
+    longest = [0] * (max(phases) + 1)
+    loaded = _load_phases(problem, phases)
+    for number, (tile, phase) in enumerate(zip(cut.tiles, phases, strict=True)):
+        start = max((done[before] for before in cut.predecessors[number] if phases[before] == phase), default=0)
         for block in tile.reads:
-            if cut.blocks[block].via_dram:
-                start = max(start, in_dram[block] + load.cycles(cut.blocks[block].bits) + load_latency)
+            owner = -1 if cut.blocks[block].shared else tile.cluster
+            if cut.blocks[block].via_dram and loaded[block, owner] == phase:
+                made = cut.maker[block]
+                ready = in_dram[block] if made >= 0 and phases[made] == phase else 0
+                start = max(start, ready + load.cycles(cut.blocks[block].bits) + load_latency)
         done[number] = start + problem.minimum_cycles[number]
-        longest = max(longest, done[number])
+        longest[phase] = max(longest[phase], done[number])
         for block in tile.writes if tile.last else ():
             if cut.blocks[block].stored:
                 in_dram[block] = done[number] + store.cycles(cut.blocks[block].bits) + store_latency
-                longest = max(longest, in_dram[block])
+                if phase == len(longest) - 1:
+                    longest[phase] = max(longest[phase], in_dram[block])
     return longest
 
 
-def _energy_pj(problem: Problem) -> float:
+def _load_phases(problem: Problem, phases: Sequence[int]) -> dict[tuple[int, int], int]:
+    """Return the phase of each load: (block, cluster, or -1 where it is shared) -> first phase that needs it."""
+    found: dict[tuple[int, int], int] = {}
+    for tile, phase in zip(problem.cut.tiles, phases, strict=True):
+        for block in tile.reads:
+            owner = block, -1 if problem.cut.blocks[block].shared else tile.cluster
+            found[owner] = min(phase, found.get(owner, phase))
+    return found
+
+
+def _energy_pj(problem: Problem, transfers: Iterable[_Transfer]) -> float:
     dram, cores = problem.accelerator.dram, problem.cores
     writes = min(core.type.sram.write_energy for core in cores)
     reads = min(core.type.sram.read_energy for core in cores)
@@ -134,6 +221,6 @@ def _energy_pj(problem: Problem) -> float:
         True: dram.read_energy + writes + min(route.energy_pj_per_bit for route in _routes(problem, load=True)),
         False: dram.write_energy + reads + min(route.energy_pj_per_bit for route in _routes(problem, load=False)),
     }
-    moved = (problem.cut.blocks[block].bits * per_bit[load] for block, load in _moves(problem))
+    moved = (problem.cut.blocks[transfer.block].bits * per_bit[transfer.load] for transfer in transfers)
     work = (min(cost.energy_pj for cost in costs.values()) for costs in problem.costs)
     return fsum((*moved, *work))

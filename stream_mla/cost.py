@@ -81,10 +81,12 @@ class Cost:
 
 
 class Objective(StrEnum):
-    """What the mapping is chosen for; the other one breaks ties."""
+    """What is minimised; the other one breaks ties."""
 
     LATENCY = "latency"
     ENERGY = "energy"
+    LATENCY_THEN_ENERGY = "latency-then-energy"
+    """For a mapping the same as latency; for a schedule, see `stream_mla.evaluation`."""
 
 
 @lru_cache(maxsize=2**16)
@@ -96,9 +98,9 @@ def gemm_cost(core: CoreType, work: Gemm, objective: Objective) -> Cost:
         for dataflow in array.dataflows
         for mapping in _mappings(array, registers, precision, dataflow, work)
     ]
-    if objective is Objective.LATENCY:
-        return min(candidates, key=lambda cost: (cost.cycles, cost.energy_pj))
-    return min(candidates, key=lambda cost: (cost.energy_pj, cost.cycles))
+    if objective is Objective.ENERGY:
+        return min(candidates, key=lambda cost: (cost.energy_pj, cost.cycles))
+    return min(candidates, key=lambda cost: (cost.cycles, cost.energy_pj))
 
 
 def vector_cost(core: CoreType, work: VectorWork) -> Cost:

@@ -31,13 +31,19 @@ class Grid:
         self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
         self.first = first
         self.count = prod(len(axis) - 1 for axis in self.edges)
+        self._found: dict[tuple[Interval, ...], tuple[int, ...]] = {}
 
     def cells(self) -> Iterator[tuple[Interval, ...]]:
         """Yield the boxes of all blocks, in the order of their numbers."""
         return product(*(list(pairwise(axis)) for axis in self.edges))
 
-    def overlapping(self, region: Sequence[Interval]) -> tuple[int, ...]:
-        """Return the numbers of the blocks that a region touches."""
+    def overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
+        """Return the numbers of the blocks that a region touches; many tiles touch the same."""
+        if region not in self._found:
+            self._found[region] = self._overlapping(region)
+        return self._found[region]
+
+    def _overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
         ranges: list[range] = []
         for (low, high), axis in zip(region, self.edges, strict=True):
             ranges.append(range(bisect_right(axis, low) - 1, bisect_left(axis, high)))

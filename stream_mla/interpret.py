@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_mla.graph import Kind, Operand, Operator
-from stream_mla.tiling import Tile, TileGraph, region
+from stream_mla.tile_work import region
+from stream_mla.tiling import Tile, TileGraph
 
 Floats = NDArray[np.float64]
 

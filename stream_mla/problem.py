@@ -4,19 +4,21 @@ Given the core of every cluster, the set of activities is fixed (`Activities`): 
 which moves bring them, which tiles use them. A scheduler chooses the cores and the times.
 
 Blocks that consumers read from DRAM are loaded once per core where the tiling shares them, else once per
-cluster. Blocks that stay on chip are sent once to each other core that reads them.
+cluster; a shared block goes to all its cores on one multicast bus at once. Blocks that stay on chip are sent once
+to each other core that reads them.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from stream_mla.accelerator import DRAM, Accelerator, Core, CoreType
 from stream_mla.cost import Cost, Objective, gemm_cost, vector_cost
 from stream_mla.errors import InfeasibleError
-from stream_mla.routes import OFF_CHIP, Resource, Route, find_routes
+from stream_mla.routes import OFF_CHIP, Resource, Route, find_routes, joint
 from stream_mla.tiling import TileGraph
+from stream_mla.uncollected import uncollected
 from stream_mla.work import Gemm, VectorWork
 
 
@@ -41,6 +43,14 @@ class Problem:
     def cost(self, tile: int, core: int) -> Cost:
         """Cost of a tile on a core that can run it."""
         return self.costs[tile][self.cores[core].type.name]
+
+    def multicast(self, source: int, targets: Sequence[int]) -> Route | None:
+        """Return the route from the DRAM to several cores at once, or None where no bus offers it."""
+        routes = [self.routes.get((source, target)) for target in targets]
+        if source != OFF_CHIP or len(set(targets)) < len(targets):
+            return None
+        known = tuple(route for route in routes if route is not None)
+        return joint(known) if len(known) == len(routes) else None
 
     def unit(self, tile: int, core: int) -> int:
         """Number of the unit that runs a tile on a core: the arrays are even, the vector units odd."""
@@ -82,6 +92,7 @@ def _price(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cos
             return gemm_cost(core, work, objective) if able else None
 
 
+@uncollected
 def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
     """Price every tile on every type of core."""
     types = {core.type.name: core.type for core in accelerator.cores}
@@ -123,6 +134,13 @@ class PlannedMove:
     cycles: int
     after_store: int
     """The move that must have written the block to DRAM before, or -1."""
+    also: tuple[int, ...] = ()
+    """Further copies, on other cores, that it fills at the same time."""
+
+    @property
+    def filled(self) -> tuple[int, ...]:
+        """All copies that it fills."""
+        return () if self.target == OFF_CHIP else (self.target, *self.also)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +156,19 @@ class Activities:
     """Of each tile: the copies it makes or adds to."""
 
 
+def fan_out(problem: Problem, move: PlannedMove, filled: Sequence[int], cores: Sequence[int]) -> PlannedMove:
+    """Let a load fill these copies, on these cores, at once."""
+    route = problem.multicast(OFF_CHIP, cores) if len(cores) > 1 else problem.routes[OFF_CHIP, cores[0]]
+    assert route is not None, "a load of several copies needs a multicast bus"
+    cycles = route.cycles(problem.cut.blocks[move.block].bits)
+    return replace(move, target=filled[0], also=tuple(filled[1:]), route=route, cycles=cycles)
+
+
 class _Planner:
     """Collects copies and moves for one choice of cores."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], apart: Mapping[tuple[int, int], int]) -> None:
+        self.problem, self.apart = problem, apart
         self.core_of = [core_of_cluster[tile.cluster] for tile in problem.cut.tiles]
         self.copies: list[tuple[int, int, int, int]] = []
         """Block, core, bits, and the move that brings it."""
@@ -152,6 +178,8 @@ class _Planner:
         self.made: dict[int, int] = {}
         self.stored: dict[int, int] = {}
         self.brought: dict[tuple[int, int, int], int] = {}
+        self.joint: dict[tuple[int, str, int], list[int]] = {}
+        """Block, multicast bus and number of the load -> the copies that it fills."""
 
     def _copy(self, block: int, core: int, bits: int, brought_by: int) -> int:
         self.copies.append((block, core, bits, brought_by))
@@ -195,19 +223,44 @@ class _Planner:
             return self.made[block]
         owner = cluster if info.via_dram and not info.shared else -1
         if (block, core, owner) not in self.brought:
-            copy = self._copy(block, core, info.bits, len(self.moves))
+            filled = self._joint_load(block, core) if info.via_dram and info.shared else []
+            brought_by = self.copies[filled[0]][3] if filled else len(self.moves)
+            copy = self._copy(block, core, info.bits, brought_by)
             self.brought[block, core, owner] = copy
-            if info.via_dram:
-                self._move(block, OFF_CHIP, copy, (OFF_CHIP, core), self.stored.get(block, -1))
-            else:
+            filled.append(copy)
+            if not info.via_dram:
                 source = self.made[block]
                 self._move(block, source, copy, (self.core_of_copy(source), core), -1)
+            elif len(filled) == 1:
+                self._move(block, OFF_CHIP, copy, (OFF_CHIP, core), self.stored.get(block, -1))
         return self.brought[block, core, owner]
 
+    def _joint_load(self, block: int, core: int) -> list[int]:
+        """Return the copies that one load fills together with the copy for this core, which is to be added."""
+        route = self.problem.routes.get((OFF_CHIP, core))
+        if route is None or not route.multicast:
+            return []
+        return self.joint.setdefault((block, route.links[0], self.apart.get((block, core), 0)), [])
 
-def activities(problem: Problem, core_of_cluster: Sequence[int]) -> Activities:
-    """List the copies and moves implied by running each cluster on a core."""
-    planner = _Planner(problem, core_of_cluster)
+    def all_moves(self) -> list[PlannedMove]:
+        """The moves, each with all the copies that it fills."""
+        moves = list(self.moves)
+        for filled in self.joint.values():
+            number = self.copies[filled[0]][3]
+            if len(filled) > 1:
+                cores = [self.core_of_copy(copy) for copy in filled]
+                moves[number] = fan_out(self.problem, moves[number], filled, cores)
+        return moves
+
+
+def activities(
+    problem: Problem, core_of_cluster: Sequence[int], apart: Mapping[tuple[int, int], int] | None = None
+) -> Activities:
+    """List the copies and moves implied by running each cluster on a core.
+
+    `apart` numbers the loads where a multicast bus brings a shared block more than once: (block, core) -> which load.
+    """
+    planner = _Planner(problem, core_of_cluster, apart or {})
     reads: list[tuple[int, ...]] = []
     writes: list[tuple[int, ...]] = []
     for number, tile in enumerate(problem.cut.tiles):
@@ -224,7 +277,7 @@ def activities(problem: Problem, core_of_cluster: Sequence[int]) -> Activities:
                 planner.copies, planner.users, planner.moves_out, strict=True
             )
         ),
-        moves=tuple(planner.moves),
+        moves=tuple(planner.all_moves()),
         reads=tuple(reads),
         writes=tuple(writes),
     )

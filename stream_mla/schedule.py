@@ -7,9 +7,11 @@
 - a tile reads copies of just the blocks it needs, complete and in its own core's memory while it runs;
 - a move starts from a complete copy, takes as long as its route says, and no resource carries more than it can;
 - what must reach DRAM does, and nothing is read from there before it arrived;
+- nothing of a phase starts before the earlier ones have ended, and late loads take turns with a core's array;
 - a copy is held from its first byte to its last use, and no memory holds more than its capacity at any instant.
 """
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from math import fsum
 
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, SHARE, Route
+from stream_mla.uncollected import uncollected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,13 @@ class Move:
     start: int
     end: int
     arrival: int
+    also: tuple[int, ...] = ()
+    """Further copies, on other cores, that the same bits fill: a multicast."""
+
+    @property
+    def filled(self) -> tuple[int, ...]:
+        """All copies that it fills."""
+        return () if self.target == OFF_CHIP else (self.target, *self.also)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +82,12 @@ class Schedule:
 
 
 def route_of(problem: Problem, schedule: Schedule, move: Move) -> Route | None:
-    """Return the route of a move, or None where no link joins its ends."""
+    """Return the route of a move, or None where no link joins its ends (all of them at once)."""
     source = OFF_CHIP if move.source == OFF_CHIP else schedule.held[move.source].core
     target = OFF_CHIP if move.target == OFF_CHIP else schedule.held[move.target].core
-    return problem.routes.get((source, target))
+    if not move.also:
+        return problem.routes.get((source, target))
+    return problem.multicast(source, (target, *(schedule.held[copy].core for copy in move.also)))
 
 
 def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
@@ -100,12 +112,13 @@ def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
             parts["sram"].append(bits * sram.read_energy)
         if move.target == OFF_CHIP:
             parts["dram"].append(bits * dram.write_energy)
-        else:
-            sram = problem.cores[schedule.held[move.target].core].type.sram
+        for copy in move.filled:
+            sram = problem.cores[schedule.held[copy].core].type.sram
             parts["sram"].append(bits * sram.write_energy)
     return {name: fsum(parts[name]) for name in ("mac", "registers", "vector", "sram", "links", "dram")}
 
 
+@uncollected
 def violations(problem: Problem, schedule: Schedule) -> list[str]:
     """Return every broken rule as a sentence; an empty list means that the schedule is valid."""
     if broken := list(_placement(problem, schedule)):
@@ -117,6 +130,8 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
         *_reads(problem, schedule, complete),
         *_moves(problem, schedule, complete),
         *_dram(problem, schedule),
+        *_phases(problem, schedule),
+        *_turns(problem, schedule),
         *_bandwidth(problem, schedule),
         *_residency(problem, schedule),
         *_capacity(problem, schedule),
@@ -153,8 +168,8 @@ def _completion(problem: Problem, schedule: Schedule) -> list[int | None]:
     """When each held copy is complete; None where nothing fills it."""
     complete: list[int | None] = [None] * len(schedule.held)
     for move in schedule.moves:
-        if move.target != OFF_CHIP:
-            complete[move.target] = move.arrival
+        for copy in move.filled:
+            complete[copy] = move.arrival
     for run in schedule.runs:
         if problem.cut.tiles[run.tile].last:
             for copy in run.writes:
@@ -217,7 +232,12 @@ def _moves(problem: Problem, schedule: Schedule, complete: Sequence[int | None])
         name = problem.cut.blocks[move.block].name
         route = route_of(problem, schedule, move)
         if route is None:
-            yield f"{name} moves between places that no link joins"
+            cores = ", ".join(problem.cores[schedule.held[copy].core].name for copy in move.filled)
+            yield (
+                f"{name} moves to {cores} at once, and no multicast bus brings it there"
+                if move.also
+                else f"{name} moves between places that no link joins"
+            )
             continue
         cycles = route.cycles(problem.cut.blocks[move.block].bits)
         if move.end - move.start != cycles or move.arrival != move.end + route.latency_cycles:
@@ -225,7 +245,7 @@ def _moves(problem: Problem, schedule: Schedule, complete: Sequence[int | None])
             yield f"{name} moves in {took} cycles, its route takes {cycles} + {route.latency_cycles}"
         if move.start < 0:
             yield f"{name} moves at {move.start}, before the beginning"
-        for end in (move.source, move.target):
+        for end in (move.source, move.target, *move.also):
             if end != OFF_CHIP and schedule.held[end].block != move.block:
                 yield f"{name} is moved from or to a copy of {problem.cut.blocks[schedule.held[end].block].name}"
         if move.source != OFF_CHIP:
@@ -248,6 +268,53 @@ def _dram(problem: Problem, schedule: Schedule) -> Iterable[str]:
         block = problem.cut.blocks[move.block]
         if move.source == OFF_CHIP and not block.born_in_dram and move.start < arrived.get(move.block, move.start + 1):
             yield f"{block.name} is read from DRAM at {move.start}, before it was written there"
+
+
+def _phases(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    tiles = problem.cut.tiles
+    if not any(tile.phase for tile in tiles):
+        return
+    needed: dict[int, int] = {}
+    """Copy -> the first phase that reads it."""
+    last: dict[int, Run] = {}
+    """Phase -> the run that ends last in it, or in one before."""
+    for run in sorted(schedule.runs, key=lambda run: tiles[run.tile].phase):
+        phase = tiles[run.tile].phase
+        for copy in run.reads:
+            needed.setdefault(copy, phase)
+        last[phase] = max(last.get(phase, last.get(phase - 1, run)), run, key=lambda run: run.end)
+    steps = [(tiles[run.tile].name, "starts", tiles[run.tile].phase, run.start) for run in schedule.runs]
+    for move in schedule.moves:
+        if move.source == OFF_CHIP:
+            phase = min((needed[copy] for copy in move.filled if copy in needed), default=0)
+            steps.append((problem.cut.blocks[move.block].name, "is loaded", phase, move.start))
+    for name, does, phase, start in steps:
+        before = last[phase - 1] if phase else None
+        if before is not None and start < before.end:
+            other = tiles[before.tile]
+            yield (
+                f"{name} {does} at {start} in phase {phase}, "
+                f"before {other.name} of phase {other.phase} ends at {before.end}"
+            )
+
+
+def _turns(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    loads = [move for move in schedule.moves if move.source == OFF_CHIP and problem.cut.blocks[move.block].late]
+    arrays: dict[int, list[Run]] = defaultdict(list)
+    for run in schedule.runs if loads else ():
+        if problem.unit(run.tile, run.core) % 2 == 0:
+            arrays[run.core].append(run)
+    for runs in arrays.values():
+        runs.sort(key=lambda run: run.start)
+    for move in loads:
+        for core in (schedule.held[copy].core for copy in move.filled):
+            # runs on one array do not overlap: the first that ends after the load starts is the first that may clash
+            first = bisect_right(arrays[core], move.start, key=lambda run: run.end)
+            if first < len(arrays[core]) and (run := arrays[core][first]).start < move.end:
+                yield (
+                    f"{problem.cut.blocks[move.block].name} is loaded into {problem.cores[core].name} from "
+                    f"{move.start} to {move.end}, while {problem.cut.tiles[run.tile].name} runs on its array"
+                )
 
 
 def _bandwidth(problem: Problem, schedule: Schedule) -> Iterable[str]:
@@ -285,8 +352,8 @@ def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
     for move in schedule.moves:
         if move.source != OFF_CHIP:
             need[move.source] = min(need[move.source][0], move.start), max(need[move.source][1], move.end)
-        if move.target != OFF_CHIP:
-            need[move.target] = min(need[move.target][0], move.start), max(need[move.target][1], move.arrival)
+        for copy in move.filled:
+            need[copy] = min(need[copy][0], move.start), max(need[copy][1], move.arrival)
     for copy, (first, last) in zip(schedule.held, need, strict=True):
         if first < copy.start or last > copy.end:
             name, core = problem.cut.blocks[copy.block].name, problem.cores[copy.core].name

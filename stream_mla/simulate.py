@@ -1,8 +1,9 @@
 """Replay: a second opinion on time.
 
 Only the decisions of a schedule are taken: which core, and the order in which things start on each unit,
-on each bandwidth resource and in each memory. All times are derived here, event by event: everything starts as
-soon as its data are there, its turn has come, and bandwidth and memory have room.
+on each bandwidth resource, in each memory, and, where a core's array takes turns with late loads, among these. All
+times are derived here, event by event: everything starts as soon as its data are there, its phase and its turn have
+come, and bandwidth and memory have room.
 
 Starting earlier never delays what comes later in the same order, so the replay of a valid schedule is valid and
 never longer than the schedule claims.
@@ -10,22 +11,22 @@ never longer than the schedule claims.
 
 import heapq
 from collections import defaultdict, deque
-from dataclasses import replace
 from itertools import pairwise
 
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, Route
 from stream_mla.schedule import Held, Move, Run, Schedule, route_of
+from stream_mla.uncollected import uncollected
 
-_END, _ARRIVAL = 0, 1
-"""Kinds of events; at one instant what frees goes first."""
+_END, _ARRIVAL, _PHASE = 0, 1, 2
+"""Kinds of events; at one instant what frees goes first. The end of a phase is the end of its last tile."""
 
 
 class _Replay:
     """State of the machine while the events pass.
 
     Steps are numbered: the runs of the schedule, then its moves. So are the things on which steps take turns: units,
-    then bandwidth resources, then memories.
+    then bandwidth resources, then memories, then arrays between tiles and late loads.
     """
 
     def __init__(self, problem: Problem, schedule: Schedule) -> None:
@@ -34,10 +35,13 @@ class _Replay:
         self.first_move = len(runs)
         self.first_resource = 2 * cores
         self.first_memory = self.first_resource + len(problem.resources)
+        self.first_array = self.first_memory + cores
         steps = len(runs) + len(moves)
         self.routes = [self._route(move) for move in moves]
+        self.cycles = [problem.cost(run.tile, run.core).cycles for run in runs]
+        self.cycles += [r.cycles(problem.cut.blocks[m.block].bits) for m, r in zip(moves, self.routes, strict=True)]
         self.start = [-1] * steps
-        self.queues: list[deque[int]] = [deque() for _ in range(self.first_memory + cores)]
+        self.queues: list[deque[int]] = [deque() for _ in range(self.first_array + cores)]
         self.turns: list[list[int]] = [[] for _ in range(steps)]
         self.opens: list[list[int]] = [[] for _ in range(steps)]
         """Copies whose memory a step takes."""
@@ -51,6 +55,9 @@ class _Replay:
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
         self.unit_free = [True] * (2 * cores)
+        self.late = [self._late_cores(move) for move in moves]
+        """Cores whose arrays may not work while a move is under way."""
+        self.late_under_way = [0] * cores
         self.held_from = [0] * len(schedule.held)
         self.held_to = [0] * len(schedule.held)
         self.events: list[tuple[int, int, int, int]] = []
@@ -58,11 +65,17 @@ class _Replay:
         self.started = 0
         self._plan()
         self._precedences()
+        self._phases()
 
     def _route(self, move: Move) -> Route:
         route = route_of(self.problem, self.schedule, move)
         assert route is not None, "a valid schedule moves along links"
         return route
+
+    def _late_cores(self, move: Move) -> tuple[int, ...]:
+        if move.source != OFF_CHIP or not self.problem.cut.blocks[move.block].late:
+            return ()
+        return tuple(self.schedule.held[copy].core for copy in move.filled)
 
     def _plan(self) -> None:
         """Derive turns from the order of the claimed starts."""
@@ -70,15 +83,19 @@ class _Replay:
         order = [(run.start, run.end, run.tile, number) for number, run in enumerate(runs)]
         order += [(move.start, move.arrival, -1, self.first_move + number) for number, move in enumerate(moves)]
         opened = [False] * len(held)
+        shared_arrays = {core for cores in self.late for core in cores}
         for _, _, _, step in sorted(order):
             if step < self.first_move:
                 run = runs[step]
                 turns = [self.problem.unit(run.tile, run.core)]
+                if turns[0] % 2 == 0 and run.core in shared_arrays:
+                    turns.append(self.first_array + run.core)
                 fresh = [copy for copy in run.writes if not opened[copy]]
             else:
                 number = step - self.first_move
                 turns = [self.first_resource + resource for resource in self.routes[number].resources]
-                fresh = [moves[number].target] if moves[number].target != OFF_CHIP else []
+                turns += [self.first_array + core for core in self.late[number]]
+                fresh = list(moves[number].filled)
             need: dict[int, int] = {}
             for copy in fresh:
                 opened[copy] = True
@@ -106,8 +123,27 @@ class _Replay:
                 self.pending[move.source] += 1
             elif move.block in stored:
                 self._after(step, _ARRIVAL, stored[move.block])
-            if move.target != OFF_CHIP:
-                self.pending[move.target] += 1
+            for copy in move.filled:
+                self.pending[copy] += 1
+
+    def _phases(self) -> None:
+        """Let the tiles and loads of each phase wait for the tiles of the phases before."""
+        phases = [self.problem.cut.tiles[run.tile].phase for run in self.schedule.runs]
+        self.phase = 0
+        self.unfinished = [phases.count(phase) for phase in range(max(phases) + 1)]
+        """Tiles of each phase."""
+        if len(self.unfinished) == 1:
+            return
+        needed: dict[int, int] = {}
+        for run, phase in zip(self.schedule.runs, phases, strict=True):
+            for copy in run.reads:
+                needed[copy] = min(phase, needed.get(copy, phase))
+        for move in self.schedule.moves:
+            of_copies = (needed[copy] for copy in move.filled if copy in needed)
+            phases.append(min(of_copies, default=0) if move.source == OFF_CHIP else 0)
+        for step, phase in enumerate(phases):
+            if phase:
+                self._after(step, _PHASE, phase - 1)
 
     def _sources(self) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
         """Return what fills each copy and what brings each block to DRAM; put the steps of chains in order."""
@@ -117,8 +153,8 @@ class _Replay:
         for step, move in enumerate(self.schedule.moves, start=self.first_move):
             if move.target == OFF_CHIP:
                 stored[move.block] = step
-            else:
-                filled[move.target] = (_ARRIVAL, step)
+            for copy in move.filled:
+                filled[copy] = (_ARRIVAL, step)
         for number, run in enumerate(self.schedule.runs):
             tile = self.problem.cut.tiles[run.tile]
             chains[tile.chain].append((tile.step, number))
@@ -141,7 +177,11 @@ class _Replay:
             if self.free_bits[core] < bits:
                 return False
         if step < self.first_move:
-            return self.unit_free[turns[0]]
+            unit = turns[0]
+            return self.unit_free[unit] and (unit % 2 == 1 or not self.late_under_way[unit // 2])
+        for core in self.late[step - self.first_move]:
+            if not self.unit_free[2 * core]:
+                return False
         route = self.routes[step - self.first_move]
         return all(self.free_share[resource] >= route.demand for resource in route.resources)
 
@@ -155,23 +195,18 @@ class _Replay:
         for copy in self.opens[step]:
             self.held_from[copy] = now
         if step < self.first_move:
-            run = self.schedule.runs[step]
             self.unit_free[self.turns[step][0]] = False
-            heapq.heappush(self.events, (now + self._run_cycles(run), self.started, _END, step))
+            heapq.heappush(self.events, (now + self.cycles[step], self.started, _END, step))
             return
         number = step - self.first_move
         route = self.routes[number]
         for resource in route.resources:
             self.free_share[resource] -= route.demand
-        end = now + self._move_cycles(number)
+        for core in self.late[number]:
+            self.late_under_way[core] += 1
+        end = now + self.cycles[step]
         heapq.heappush(self.events, (end, self.started, _END, step))
         heapq.heappush(self.events, (end + route.latency_cycles, self.started, _ARRIVAL, step))
-
-    def _run_cycles(self, run: Run) -> int:
-        return self.problem.cost(run.tile, run.core).cycles
-
-    def _move_cycles(self, number: int) -> int:
-        return self.routes[number].cycles(self.problem.cut.blocks[self.schedule.moves[number].block].bits)
 
     def _finish(self, event: int, step: int, now: int) -> list[int]:
         """Release what an event frees; return the steps that may now start."""
@@ -181,6 +216,9 @@ class _Replay:
             run, unit = self.schedule.runs[step], self.turns[step][0]
             self.unit_free[unit] = True
             touched += self._head(unit)
+            if unit % 2 == 0:
+                touched += self._head(self.first_array + unit // 2)
+            touched += self._finish_phase(self.problem.cut.tiles[run.tile].phase)
             done = (*run.reads, *run.writes)
         else:
             number = step - self.first_move
@@ -189,9 +227,12 @@ class _Replay:
                 for resource in route.resources:
                     self.free_share[resource] += route.demand
                     touched += self._head(self.first_resource + resource)
+                for core in self.late[number]:
+                    self.late_under_way[core] -= 1
+                    touched += self._head(self.first_array + core)
                 done = (move.source,) if move.source != OFF_CHIP else ()
-            elif move.target != OFF_CHIP:
-                done = (move.target,)
+            else:
+                done = move.filled
         for copy in done:
             self.pending[copy] -= 1
             if not self.pending[copy]:
@@ -199,10 +240,24 @@ class _Replay:
                 self.free_bits[held.core] += held.bits
                 self.held_to[copy] = now
                 touched += self._head(self.first_memory + held.core)
+        return touched + self._met(event, step)
+
+    def _met(self, event: int, step: int) -> list[int]:
+        """Note that an event has come; return the steps that wait for no other."""
+        touched: list[int] = []
         for other in self.frees.get((event, step), ()):
             self.waits[other] -= 1
             if not self.waits[other]:
                 touched.append(other)
+        return touched
+
+    def _finish_phase(self, phase: int) -> list[int]:
+        """Note that a tile has ended; return the steps that the end of its phase lets go."""
+        touched: list[int] = []
+        self.unfinished[phase] -= 1
+        while self.phase < len(self.unfinished) and not self.unfinished[self.phase]:
+            touched += self._met(_PHASE, self.phase)
+            self.phase += 1
         return touched
 
     def _head(self, turn: int) -> list[int]:
@@ -218,8 +273,7 @@ class _Replay:
                 step = ready.pop()
                 if self._fits(step):
                     self._begin(step, now)
-                    for turn in self.turns[step]:
-                        ready += self._head(turn)
+                    ready += [self.queues[turn][0] for turn in self.turns[step] if self.queues[turn]]
             if not self.events:
                 break
             now = self.events[0][0]
@@ -232,20 +286,32 @@ class _Replay:
 
     def _timed(self) -> Schedule:
         runs: list[Run] = []
-        for run, start in zip(self.schedule.runs, self.start[: self.first_move], strict=True):
-            runs.append(replace(run, start=start, end=start + self._run_cycles(run)))
+        for step, r in enumerate(self.schedule.runs):
+            start, end = self.start[step], self.start[step] + self.cycles[step]
+            runs.append(Run(tile=r.tile, core=r.core, start=start, end=end, reads=r.reads, writes=r.writes))
         moves: list[Move] = []
-        for number, move in enumerate(self.schedule.moves):
-            start = self.start[self.first_move + number]
-            end = start + self._move_cycles(number)
-            moves.append(replace(move, start=start, end=end, arrival=end + self.routes[number].latency_cycles))
-        held: list[Held] = [
-            replace(copy, start=since, end=until)
+        for step, (m, route) in enumerate(zip(self.schedule.moves, self.routes, strict=True), start=self.first_move):
+            start, end = self.start[step], self.start[step] + self.cycles[step]
+            arrival = end + route.latency_cycles
+            moves.append(
+                Move(
+                    block=m.block,
+                    source=m.source,
+                    target=m.target,
+                    start=start,
+                    end=end,
+                    arrival=arrival,
+                    also=m.also,
+                )
+            )
+        held = [
+            Held(block=copy.block, core=copy.core, bits=copy.bits, start=since, end=until)
             for copy, since, until in zip(self.schedule.held, self.held_from, self.held_to, strict=True)
         ]
         return Schedule(runs=tuple(runs), moves=tuple(moves), held=tuple(held))
 
 
+@uncollected
 def replay(problem: Problem, schedule: Schedule) -> Schedule:
     """Return the schedule with its decisions kept and its times derived anew."""
     return _Replay(problem, schedule).run()

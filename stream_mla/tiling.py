@@ -18,25 +18,13 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, gemm_indices
+from stream_mla.errors import InfeasibleError
+from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
 from stream_mla.grid import Grid, Interval, key_pieces, pieces
 from stream_mla.ordering import demand_order
+from stream_mla.tile_work import Box, gemm_work, region, vector_work
+from stream_mla.uncollected import uncollected
 from stream_mla.work import Gemm, VectorWork
-
-Box = Mapping[str, Interval]
-
-OPERATIONS_PER_ELEMENT = {
-    # maximum 1, subtract and scale 1, exponential 4, sum 1. The 4 is what Stream 1.13 and 2.1 charge for
-    # exp, sigmoid and silu (github.com/KULeuven-MICAS/stream, core cost of SIMD operators).
-    Kind.SOFTMAX: 7,
-    # square and accumulate 2, scale 1.
-    Kind.NORM: 3,
-    # two products and a sum for each element of a rotated pair.
-    Kind.ROPE: 3,
-    # scale each part and add it: counted per element of a part; the division adds 1 per element of the result.
-    Kind.MERGE: 2,
-}
-"""Vector operations per element, the model's own count where no source is named: one per arithmetic operation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +43,12 @@ class Tiling:
     """Tensors that never leave the core that makes them."""
     early: frozenset[str] = frozenset()
     """Operators whose chains start before all their inputs are there: their unfinished sums are small."""
+    late: frozenset[str] = frozenset()
+    """Tensors whose loads may not overlap with a tile on the array of the core they go to."""
+    phases: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Operator -> phase: nothing of a phase starts before all tiles of the earlier ones have ended; 0 if missing."""
+    inline: frozenset[str] = frozenset()
+    """Local tensors made just before they are used; what makes and what uses them follow without a break."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +68,8 @@ class Block:
     stored: bool
     """It must be written to DRAM."""
     shared: bool
+    late: bool = False
+    """Its loads do not overlap with tiles on the array of the core they go to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +89,8 @@ class Tile:
     writes: tuple[int, ...]
     cluster: int
     work: Gemm | VectorWork
+    phase: int = 0
+    """0, 1, ...: it starts when all tiles of smaller phases have ended, and so do loads that none of these needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +144,6 @@ def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> 
     return choices
 
 
-def region(operand: Operand, box: Box) -> list[Interval]:
-    """Return the part of a tensor that an operand covers over a box."""
-    return [
-        (box[index][0] + offset, box[index][1] + offset)
-        for index, offset in zip(operand.indices, operand.offsets, strict=True)
-    ]
-
-
 def _tensor_shapes(graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Interval]]]) -> dict[str, tuple[int, ...]]:
     """Return shapes in which the counters have their true sizes."""
     shapes = {name: tensor.shape for name, tensor in graph.tensors.items()}
@@ -193,42 +183,6 @@ def _grids(
     return grids
 
 
-def _gemm(graph: OperatorGraph, operator: Operator, box: Box, step: int) -> Gemm:
-    groups = gemm_indices(operator)
-
-    def size(indices: tuple[str, ...]) -> int:
-        return prod(box[index][1] - box[index][0] for index in indices)
-
-    a, b = (graph.tensors[operand.tensor] for operand in operator.inputs[:2])
-    return Gemm(
-        batch=size(groups.batch),
-        m=size(groups.m),
-        n=size(groups.n),
-        k=size(groups.k),
-        a_bits=a.element_bits,
-        b_bits=b.element_bits,
-        out_bits=graph.tensors[operator.outputs[0].tensor].element_bits,
-        accumulates=step > 0 or operator.addend is not None,
-    )
-
-
-def _vector_work(graph: OperatorGraph, operator: Operator, box: Box, *, rescales: bool) -> VectorWork:
-    def bits(operands: tuple[Operand, ...]) -> int:
-        sizes = (prod(high - low for low, high in region(operand, box)) for operand in operands)
-        return sum(
-            size * graph.tensors[operand.tensor].element_bits for size, operand in zip(sizes, operands, strict=True)
-        )
-
-    elements = prod(box[index][1] - box[index][0] for index in operator.inputs[0].indices)
-    operations = elements * OPERATIONS_PER_ELEMENT[operator.kind]
-    if operator.kind is Kind.SOFTMAX and rescales:
-        # a later chunk rescales the running context: one product per element
-        operations += elements // (box["k"][1] - box["k"][0]) * operator.state_width
-    if operator.kind is Kind.MERGE:
-        operations += elements // (box["s"][1] - box["s"][0])
-    return VectorWork(operations=operations, read_bits=bits(operator.inputs), write_bits=bits(operator.outputs))
-
-
 def _label(operator: Operator, box: Box, extents: Mapping[str, int]) -> str:
     cut = [
         f"{index}={low}:{high}"
@@ -239,7 +193,13 @@ def _label(operator: Operator, box: Box, extents: Mapping[str, int]) -> str:
 
 
 def _operator_tiles(
-    graph: OperatorGraph, operator: Operator, boxes: list[dict[str, Interval]], grids: Mapping[str, Grid], chain0: int
+    graph: OperatorGraph,
+    operator: Operator,
+    boxes: list[dict[str, Interval]],
+    grids: Mapping[str, Grid],
+    *,
+    chain0: int,
+    phase: int,
 ) -> list[Tile]:
     """Make the tiles of one operator; chains are numbered from `chain0`."""
     chains: dict[tuple[int, ...], list[Tile]] = {}
@@ -249,9 +209,9 @@ def _operator_tiles(
         reads = tuple(dict.fromkeys(n for o in operator.reads for n in grids[o.tensor].overlapping(region(o, box))))
         chain = chains.setdefault(writes, [])
         if operator.kind in CONTRACTIONS:
-            work: Gemm | VectorWork = _gemm(graph, operator, box, len(chain))
+            work: Gemm | VectorWork = gemm_work(graph, operator, box, len(chain))
         else:
-            work = _vector_work(graph, operator, box, rescales="k" in box and box["k"][0] != part_starts[box["s"]])
+            work = vector_work(graph, operator, box, rescales="k" in box and box["k"][0] != part_starts[box["s"]])
         chain.append(
             Tile(
                 name=_label(operator, box, graph.extents),
@@ -265,9 +225,10 @@ def _operator_tiles(
                 writes=writes,
                 cluster=0,
                 work=work,
+                phase=phase,
             )
         )
-    return [replace(t, last=t.step == len(chain) - 1) for chain in chains.values() for t in chain]
+    return [t for *others, last in chains.values() for t in (*others, replace(last, last=True))]
 
 
 def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid], tiles: Sequence[Tile]) -> list[Block]:
@@ -297,6 +258,7 @@ def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid]
                     via_dram=in_dram or name in tiling.spilled,
                     stored=is_made and (in_dram or tensor.role is Role.OUTPUT or name in tiling.spilled),
                     shared=name in tiling.shared,
+                    late=name in tiling.late,
                 )
             )
     return blocks
@@ -343,6 +305,29 @@ def _predecessors(tiles: Sequence[Tile], block_count: int) -> tuple[list[tuple[i
     return predecessors, maker
 
 
+def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
+    """Number the phases of the operators 0, 1, ... without gaps; no operator may need what a later phase makes."""
+    given = {operator.name: tiling.phases.get(operator.name, 0) for operator in graph.operators}
+    makers: dict[str, str] = {}
+    """Of each tensor, the operator of the last phase that makes some of it."""
+    for operator in graph.operators:
+        for operand in operator.outputs:
+            makers[operand.tensor] = max(
+                makers.get(operand.tensor, operator.name), operator.name, key=given.__getitem__
+            )
+    for operator in graph.operators:
+        for operand in operator.reads:
+            maker = makers.get(operand.tensor, operator.name)
+            if given[maker] > given[operator.name]:
+                raise InfeasibleError(
+                    f"{operator.name} in phase {given[operator.name]} reads {operand.tensor}, "
+                    f"which {maker} makes in phase {given[maker]}: no earlier phase can wait for a later one"
+                )
+    numbers = {phase: number for number, phase in enumerate(sorted(set(given.values())))}
+    return {name: numbers[phase] for name, phase in given.items()}
+
+
+@uncollected
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says."""
     boxes = {
@@ -354,15 +339,19 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     }
     shapes = _tensor_shapes(graph, boxes)
     grids = _grids(graph, boxes, shapes)
+    phases = _phases(graph, tiling)
     tiles: list[Tile] = []
     for operator in graph.operators:
         chain0 = tiles[-1].chain + 1 if tiles else 0
-        tiles += _operator_tiles(graph, operator, boxes[operator.name], grids, chain0)
+        tiles += _operator_tiles(
+            graph, operator, boxes[operator.name], grids, chain0=chain0, phase=phases[operator.name]
+        )
     blocks = _make_blocks(graph, tiling, grids, tiles)
     predecessors, _ = _predecessors(tiles, len(blocks))
-    fused = _joined(tiles, blocks, graph.local)
+    fused = _joined(tiles, blocks, graph.local | tiling.inline)
     merges = {operator.name for operator in graph.operators if operator.kind is Kind.MERGE}
     order = demand_order(tiles, predecessors, fused, tiling.early, merges)
+    order = sorted(order, key=lambda number: tiles[number].phase)  # within a phase the order is kept
     tiles = [tiles[number] for number in order]
     clusters = _joined(tiles, blocks, tiling.local, [fused[number] for number in order])
     tiles = [replace(tile, cluster=cluster) for tile, cluster in zip(tiles, clusters, strict=True)]

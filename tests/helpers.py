@@ -5,7 +5,7 @@ are exact in binary.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
@@ -26,10 +26,11 @@ from stream_mla.accelerator import (
 )
 from stream_mla.attention import lower
 from stream_mla.cost import Cost, Objective
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
-from stream_mla.problem import Problem, price
+from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
+from stream_mla.problem import Problem, activities, price
 from stream_mla.routes import find_routes
-from stream_mla.schedule import Held, Move
+from stream_mla.schedule import Held, Move, Schedule
+from stream_mla.schedulers.forward import Forward
 from stream_mla.tiling import Block, Tile, TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork
 from stream_mla.workload import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
@@ -62,11 +63,18 @@ def core_type(
     )
 
 
-def bus(*ends: str, name: str = "bus", bandwidth: float = 16, port: float | None = None, latency: float = 0) -> Link:
+def bus(
+    *ends: str,
+    name: str = "bus",
+    bandwidth: float = 16,
+    port: float | None = None,
+    latency: float = 0,
+    multicast: bool = False,
+) -> Link:
     """A bus; each port has all of it unless `port` says less."""
     return Link(
         name=name,
-        kind=LinkKind.BUS,
+        kind=LinkKind.MULTICAST_BUS if multicast else LinkKind.BUS,
         ends=ends,
         bandwidth=bandwidth,
         port_bandwidth=bandwidth if port is None else port,
@@ -107,6 +115,7 @@ def block(
     spilled: bool = False,
     stored: bool = False,
     shared: bool = False,
+    late: bool = False,
     held_bits: int | None = None,
 ) -> Block:
     """A weight (born in DRAM), a spilled or stored result, or, with no flag, a block that stays on chip."""
@@ -120,6 +129,7 @@ def block(
         via_dram=weight or spilled,
         stored=spilled or stored,
         shared=shared,
+        late=late,
     )
 
 
@@ -134,6 +144,7 @@ class Step:
     vector: bool = False
     cluster: int | None = None
     """As given, else the chain."""
+    phase: int = 0
 
 
 def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Sequence[Step]) -> Problem:
@@ -146,8 +157,6 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
     maker = [-1] * len(blocks)
     for number, step in enumerate(steps):
         earlier = [n for n in range(number) if steps[n].writes == step.writes]
-        work = VectorWork(operations=1, read_bits=1, write_bits=1) if step.vector else _ONE_MAC
-        last = all(other.writes != step.writes for other in steps[number + 1 :])
         tiles.append(
             Tile(
                 name=step.name,
@@ -156,18 +165,18 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
                 box={},
                 chain=chains[step.writes],
                 step=len(earlier),
-                last=last,
+                last=step.writes not in [other.writes for other in steps[number + 1 :]],
                 reads=tuple(numbers[name] for name in step.reads),
                 writes=(numbers[step.writes],),
                 cluster=chains[step.writes] if step.cluster is None else step.cluster,
-                work=work,
+                work=_ONE_OPERATION if step.vector else _ONE_MAC,
+                phase=step.phase,
             )
         )
         able = [c.type for c in accelerator.cores if (c.type.vector if step.vector else c.type.array) is not None]
         costs.append({kind.name: _cost(step) for kind in able})
-        before = {maker[numbers[name]] for name in step.reads} - {-1}
-        predecessors.append(tuple(sorted(before | set(earlier[-1:]))))
-        if last:
+        predecessors.append(tuple(sorted({maker[numbers[name]] for name in step.reads} - {-1} | set(earlier[-1:]))))
+        if tiles[-1].last:
             maker[numbers[step.writes]] = number
     cut = TileGraph(
         graph=OperatorGraph(scheme="hand", extents={}, tensors={}, operators=(), partial_bits=32, local=frozenset()),
@@ -190,6 +199,32 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
     )
 
 
+def with_last(problem: Problem, *names: str) -> Problem:
+    """Make these steps the last operators of a layer, and `mid` the one before; all have small sums."""
+    tensors = [
+        Tensor(name=name, shape=(2, 2), role=role, element_bits=8)
+        for name, role in (("in", Role.INPUT), ("mid", Role.ACTIVATION), *((name, Role.OUTPUT) for name in names))
+    ]
+
+    def product(name: str, source: str) -> Operator:
+        inputs = Operand(source, ("q", "d"), (0, 0)), Operand("in", ("d", "e"), (0, 0))
+        return Operator(name=name, kind=Kind.EINSUM, inputs=inputs, outputs=(Operand(name, ("q", "e"), (0, 0)),))
+
+    graph = replace(
+        problem.cut.graph,
+        extents={"q": 2, "d": 2, "e": 2},
+        tensors={tensor.name: tensor for tensor in tensors},
+        operators=(product("mid", "in"), *(product(name, "mid") for name in names)),
+    )
+    tiling = replace(problem.cut.tiling, early=frozenset({"mid", *names}))
+    return replace(problem, cut=replace(problem.cut, graph=graph, tiling=tiling))
+
+
+def forward(problem: Problem, *cores: int) -> Schedule:
+    """Run the tiles in their order, with the clusters on these cores; all on the first where none is given."""
+    return Forward(problem, activities(problem, cores or [0] * len(problem.cluster_tiles))).run()
+
+
 def move(number: int, source: int, target: int, start: int, end: int) -> Move:
     """A move of a block over a route without latency."""
     return Move(block=number, source=source, target=target, start=start, end=end, arrival=end)
@@ -201,6 +236,7 @@ def held(number: int, core: int, bits: int, start: int, end: int) -> Held:
 
 
 _ONE_MAC = Gemm(batch=1, m=1, n=1, k=1, a_bits=8, b_bits=8, out_bits=8, accumulates=False)
+_ONE_OPERATION = VectorWork(operations=1, read_bits=1, write_bits=1)
 
 
 def _cost(step: Step) -> Cost:
@@ -315,7 +351,22 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
         shared=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))),
         local=local,
         early=frozenset(draw(st.sets(st.sampled_from([o.name for o in graph.operators if o.kind in CONTRACTIONS])))),
+        late=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))) if draw(st.booleans()) else frozenset(),
+        phases=draw(_phases(graph)) if draw(st.booleans()) else {},
     )
+
+
+@st.composite
+def _phases(draw: st.DrawFn, graph: OperatorGraph) -> dict[str, int]:
+    """Each operator in the last phase of what it reads, or in a later one."""
+    phases: dict[str, int] = {}
+    made: dict[str, int] = {}
+    for operator in graph.operators:
+        first = max((made.get(operand.tensor, 0) for operand in operator.reads), default=0)
+        phases[operator.name] = first + draw(st.sampled_from((0, 0, 1, 3)))
+        for operand in operator.outputs:
+            made[operand.tensor] = max(made.get(operand.tensor, 0), phases[operator.name])
+    return phases
 
 
 @st.composite
@@ -335,7 +386,8 @@ def problems(draw: st.DrawFn) -> Problem:
         case _:
             types = [core_type()] * 2
     names = [f"core{number}" for number in range(len(types))]
-    links = [bus("dram", *names, bandwidth=bandwidth, port=draw(st.sampled_from((5.0, bandwidth))), latency=latency)]
+    port, multicast = draw(st.sampled_from((5.0, bandwidth))), draw(st.booleans())
+    links = [bus("dram", *names, bandwidth=bandwidth, port=port, latency=latency, multicast=multicast)]
     if kind == "wired":
         links.append(wire(*names, bandwidth=draw(st.sampled_from((2.0, 64.0))), latency=draw(st.integers(0, 3))))
     if kind == "apart":  # each core reaches the DRAM and no other core

@@ -256,6 +256,34 @@ def test_the_ideal_adds_up_the_arrays_that_can_multiply_at_the_width() -> None:
     assert ideal_cycles(graph, machine(core_type(), narrow, bandwidth=1600)) == 132
 
 
+@pytest.mark.parametrize(
+    ("bandwidth", "port", "cycles"),
+    [
+        # all 462 elements of 8 bit at the bus's 8 in place of the DRAM's 16
+        (8, 8, 462),
+        # in through a port of 4: weights 336, x 7 and caches 96; out through another: y 7 and new rows 16
+        (8, 4, 878),
+    ],
+)
+def test_the_ideal_counts_links_that_all_traffic_must_use(bandwidth: float, port: float, cycles: int) -> None:
+    graph = lower(workload(grouped(rotate=False), cached_tokens=5), "mha")
+    assert (graph.dram_read_bits, graph.dram_write_bits) == (439 * 8, 23 * 8)
+    links = [bus("dram", "core0", bandwidth=bandwidth, port=port)]
+    assert ideal_cycles(graph, machine(core_type(), links=links, bandwidth=16)) == cycles
+    problem = price(tile(graph, uncut(graph.local)), machine(core_type(), links=links), Objective.LATENCY)
+    assert bounds(problem).lower_bound_cycles >= cycles
+
+
+def test_the_ideal_leaves_out_links_that_some_traffic_can_avoid() -> None:
+    graph = lower(workload(grouped(rotate=False), cached_tokens=5), "mha")
+    wires = [wire("dram", f"core{n}", name=f"wire{n}", bandwidth=8) for n in range(2)]
+    # both wires together carry the DRAM's 16; loads and stores may also split up
+    assert ideal_cycles(graph, machine(core_type(), core_type(), links=wires, bandwidth=16)) == 231
+    # through the port of core0 or that of core1, but through the bus in any case
+    links = [bus("dram", "core0", "core1", bandwidth=8, port=2)]
+    assert ideal_cycles(graph, machine(core_type(), core_type(), links=links, bandwidth=16)) == 462
+
+
 def test_the_bounds_of_a_layer_hold_the_ideal() -> None:
     graph = lower(workload(latent()), "mla_rc")
     accelerator = machine(core_type())

@@ -173,7 +173,7 @@ def test_energy_is_the_sum_of_what_was_done(problem: Problem) -> None:
         assert route is not None
         # every SRAM of these machines reads for 1 and writes for 2 pJ/bit, the DRAM for 8 and 4
         per_bit = 8 if move.source == OFF_CHIP else 1
-        per_bit += 4 if move.target == OFF_CHIP else 2
+        per_bit += 4 if move.target == OFF_CHIP else 2 * len(move.filled)
         total.append(bits * (per_bit + route.energy_pj_per_bit))
     parts = energy_parts_pj(problem, schedule)
 

@@ -142,13 +142,15 @@ def test_tiles_stand_in_an_order_in_which_they_can_run(cut: TileGraph) -> None:
 @given(cuts())
 @settings(max_examples=60, deadline=None)
 def test_chains_and_clusters_run_without_a_break(cut: TileGraph) -> None:
-    """Unless a chain is free to start early and no local tensor ties it to another."""
-    members: dict[int, list[int]] = defaultdict(list)
+    """Within a phase, and unless a chain is free to start early and no local tensor ties it to another."""
+    members: dict[tuple[int, int], list[int]] = defaultdict(list)
+    chains: dict[int, set[int]] = defaultdict(set)
     for number, entry in enumerate(cut.tiles):
-        members[entry.cluster].append(number)
-    for numbers in members.values():
+        members[entry.cluster, entry.phase].append(number)
+        chains[entry.cluster].add(entry.chain)
+    for (cluster, _), numbers in members.items():
         first = cut.tiles[numbers[0]]
-        alone = all(cut.tiles[number].chain == first.chain for number in numbers)
+        alone = len(chains[cluster]) == 1
         if not (alone and first.operator in cut.tiling.early):
             assert numbers == list(range(numbers[0], numbers[-1] + 1))
 

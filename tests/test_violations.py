@@ -19,8 +19,7 @@ import pytest
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Run, Schedule, peak_sram_bits, route_of, violations
-from stream_mla.schedulers.greedy import greedy
-from tests.helpers import Step, block, core_type, hand_problem, held, machine, move
+from tests.helpers import Step, block, core_type, forward, hand_problem, held, machine, move
 
 CORE = core_type(sram_bits=1000)
 A, B, Z, Y, S, LAST = range(6)
@@ -100,11 +99,10 @@ def _change_held(number: int, **changes: int) -> Schedule:
     return replace(VALID, held=tuple(held))
 
 
-def test_the_schedule_by_hand_is_valid_and_is_what_greedy_finds() -> None:
+def test_the_schedule_by_hand_is_valid_and_is_what_running_forward_finds() -> None:
     assert violations(_problem(), VALID) == []
     assert VALID.latency_cycles == 16
-    # greedy gives `use` and `end` (cluster 1) to the idle core, and starts all as early as it can be
-    found = greedy(_problem())
+    found = forward(_problem(), 0, 1)
     assert [(r.tile, r.core, r.start, r.end) for r in found.runs] == [
         (r.tile, r.core, r.start, r.end) for r in VALID.runs
     ]

@@ -5,124 +5,66 @@ Every constraint is a method; each has its twin in `stream_mla.schedule.violatio
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from ortools.sat.python.cp_model import (
-    BoundedLinearExpression,
-    CpModel,
-    CpSolver,
-    IntervalVar,
-    IntVar,
-    LinearExprT,
-)
+from ortools.sat.python.cp_model import CpSolver, IntVar, LinearExprT, LiteralT
 
 from stream_mla.cost import Objective
 from stream_mla.problem import Problem, activities
 from stream_mla.routes import OFF_CHIP, Route
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.cp_sat_hint import read_hint
+from stream_mla.schedulers.cp_sat_variables import Variables
 from stream_mla.schedulers.timing import timed
 
 ENERGY_STEPS = 100_000
 """Resolution of energy in the objective: energies are rounded to 1/ENERGY_STEPS of the hint's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Hint:
-    """Values of a known schedule, by what they are values of."""
+class Model(Variables):
+    """The CP-SAT model.
 
-    core: Sequence[int]
-    run: dict[int, int]
-    load: dict[tuple[int, int, int], int]
-    """(block, core, owning cluster or -1) -> start."""
-    send: dict[tuple[int, int], int]
-    store: dict[int, int]
+    Of a shared block the cores on a multicast bus that the hint serves at once are served at once.
+    """
 
-
-def _hint(problem: Problem, schedule: Schedule) -> _Hint:
-    run = {entry.tile: entry.start for entry in schedule.runs}
-    core = [-1] * len(problem.cluster_tiles)
-    for entry in schedule.runs:
-        core[problem.cut.tiles[entry.tile].cluster] = entry.core
-    users: dict[int, int] = {}
-    for entry in schedule.runs:
-        for copy in entry.reads:
-            users[copy] = problem.cut.tiles[entry.tile].cluster
-    hint = _Hint(core=core, run=run, load={}, send={}, store={})
-    for move in schedule.moves:
-        if move.target == OFF_CHIP:
-            hint.store[move.block] = move.start
-        elif move.source == OFF_CHIP:
-            owner = -1 if problem.cut.blocks[move.block].shared else users[move.target]
-            hint.load[move.block, schedule.held[move.target].core, owner] = move.start
-        else:
-            hint.send[move.block, schedule.held[move.target].core] = move.start
-    return hint
-
-
-class Model:
-    """The CP-SAT model and its variables; every variable is made with its value in the hint."""
-
-    def __init__(self, problem: Problem, schedule: Schedule, *, fixed: bool) -> None:
-        self.problem, self.cut = problem, problem.cut
-        self.model = CpModel()
-        self.hint = _hint(problem, schedule)
-        self.horizon = schedule.latency_cycles
+    def __init__(self, problem: Problem, schedule: Schedule, *, fixed: bool, horizon: int | None = None) -> None:
+        """`schedule` is the hint, and the horizon unless one that is at least as late is given."""
+        latency = schedule.latency_cycles
+        super().__init__(problem, horizon=latency if horizon is None else horizon, hint_cycles=latency)
+        self.hint = read_hint(problem, schedule)
         self.candidates = [
             (self.hint.core[cluster],) if fixed else cores for cluster, cores in enumerate(problem.candidates)
         ]
-        self.unit: dict[int, list[IntervalVar]] = defaultdict(list)
-        self.flow: dict[int, list[tuple[IntervalVar, int]]] = defaultdict(list)
-        self.kept: dict[int, list[tuple[IntervalVar, int]]] = defaultdict(list)
         self.load: dict[tuple[int, int, int], IntVar] = {}
         self.send: dict[tuple[int, int], IntVar] = {}
         self.store: dict[int, IntVar] = {}
         self.in_dram: dict[int, list[tuple[LinearExprT, IntVar]]] = {}
         self.energy: list[tuple[IntVar, float]] = []
-        self.makespan = self._time("makespan", self.horizon)
-        self.true = self.model.new_constant(1)
         self._cores()
+        self._phases()
         self._tiles()
         self._made_blocks()
         self._loads()
         self._resources()
 
-    def _when(self, conditions: Sequence[IntVar], constraint: BoundedLinearExpression | bool) -> None:
-        """Ask for a constraint where all conditions are true."""
-        self.model.add(constraint).only_enforce_if(list(conditions))  # pyright: ignore[reportUnknownMemberType]
+    @property
+    def splits_multicasts(self) -> bool:
+        """Whether the hint loads a shared block several times over one multicast bus: a bound holds for that only."""
+        return any(self.hint.apart.values())
 
-    def _time(self, name: str, hint: int) -> IntVar:
-        variable = self.model.new_int_var(0, self.horizon, name)
-        self.model.add_hint(variable, hint)
-        return variable
-
-    def _bool(self, name: str, *, hint: bool) -> IntVar:
-        variable = self.model.new_bool_var(name)
-        self.model.add_hint(variable, hint)
-        return variable
-
-    def _any(self, literals: Iterable[IntVar], name: str, *, hint: bool) -> IntVar:
-        """Literal that is true where one of the others is."""
-        literals = list(dict.fromkeys(literals))
-        if any(literal is self.true for literal in literals):
-            return self.true
-        if len(literals) == 1:
-            return literals[0]
-        found = self._bool(name, hint=hint)
-        self.model.add_max_equality(found, literals)
-        return found
-
-    def _both(self, a: IntVar, b: IntVar, name: str, *, hint: bool) -> IntVar:
-        """Literal that is true where both are."""
-        if a is self.true or b is self.true:
-            return b if a is self.true else a
-        found = self._bool(name, hint=hint)
-        self.model.add_min_equality(found, [a, b])
-        return found
+    def _phases(self) -> None:
+        """A phase begins when the tiles of the phases before have ended."""
+        self.phase_start: list[LinearExprT] = [0]
+        ends = [0] * (1 + max(tile.phase for tile in self.cut.tiles))
+        for number, tile in enumerate(self.cut.tiles):
+            ends[tile.phase] = max(ends[tile.phase], self._run_end(number))
+        for phase in range(1, len(ends)):
+            begin = self._time(f"phase{phase}", max(ends[:phase]))
+            self.model.add(begin >= self.phase_start[-1])
+            self.phase_start.append(begin)
 
     def _cores(self) -> None:
         """Each cluster is on one of its cores."""
-        self.on: list[dict[int, IntVar]] = []
         for cluster, cores in enumerate(self.candidates):
             if len(cores) == 1:
                 self.on.append({cores[0]: self.true})
@@ -150,47 +92,13 @@ class Model:
             self.start.append(start)
             self.end.append(end)
             self.model.add(self.makespan >= end)
+            if tile.phase:
+                self.model.add(start >= self.phase_start[tile.phase])
+            if tile.phase + 1 < len(self.phase_start):
+                self.model.add(self.phase_start[tile.phase + 1] >= end)
             for before in self.cut.predecessors[number]:
                 if self.cut.tiles[before].chain == tile.chain:
                     self.model.add(start >= self.end[before])
-
-    def _move(
-        self, name: str, hint: int, block: int, routes: Sequence[tuple[IntVar, Route]]
-    ) -> tuple[IntVar, LinearExprT]:
-        """A transfer that takes one of the routes, or none; return its start and, where it is made, its end."""
-        start = self._time(name, hint)
-        bits = self.cut.blocks[block].bits
-        cycles = [route.cycles(bits) for _, route in routes]
-        shared: dict[tuple[int, int, int], list[IntVar]] = defaultdict(list)
-        for (literal, route), length in zip(routes, cycles, strict=True):
-            for resource in route.resources:
-                shared[resource, length, route.demand].append(literal)
-        for (resource, length, demand), literals in shared.items():
-            # the routes exclude each other, so that their intervals on one resource are one interval
-            whole = self.true if len(literals) == len(routes) and self._covers(literals) else None
-            for number, literal in enumerate([whole] if whole is not None else literals):
-                interval = self.model.new_optional_fixed_size_interval_var(
-                    start, length, literal, f"{name}_{resource}_{number}"
-                )
-                self.flow[resource].append((interval, demand))
-        if len(set(cycles)) == 1:
-            return start, start + cycles[0]
-        return start, start + sum(literal * length for (literal, _), length in zip(routes, cycles, strict=True))
-
-    def _covers(self, literals: Sequence[IntVar]) -> bool:
-        """Whether exactly one of the literals is sure to be true: they are all cores of one cluster."""
-        chosen = {literal.index for literal in literals}
-        return any(chosen == {literal.index for literal in on.values()} for on in self.on)
-
-    def _keep(
-        self, name: str, core: int, bits: int, start: LinearExprT, literal: IntVar, hints: tuple[int, int]
-    ) -> IntVar:
-        """Hold bits in a memory from `start` until the time that is returned."""
-        until = self._time(f"{name}_until", hints[1])
-        length = self._time(f"{name}_for", max(0, hints[1] - hints[0]))
-        interval = self.model.new_optional_interval_var(start, length, until, literal, name)
-        self.kept[core].append((interval, bits))
-        return until
 
     def _made_blocks(self) -> None:
         """Blocks that tiles make: kept where they are made, sent to other cores that use them, stored."""
@@ -318,35 +226,91 @@ class Model:
             for user in self.cut.users[block]:
                 groups[-1 if info.shared else self.cut.tiles[user].cluster].append(user)
             for owner, users in groups.items():
+                groups_of_cores: dict[tuple[str, int], list[int]] = defaultdict(list)
                 for core in sorted({core for user in users for core in self.on[self.cut.tiles[user].cluster]}):
-                    self._load(block, core, owner, users)
+                    groups_of_cores[self._served_with(block, core)].append(core)
+                for cores in groups_of_cores.values():
+                    self._load(block, cores, owner, users)
 
-    def _load(self, block: int, core: int, owner: int, users: Sequence[int]) -> None:
-        info, route = self.cut.blocks[block], self.problem.routes[OFF_CHIP, core]
-        clusters = {self.cut.tiles[user].cluster for user in users if core in self.on[self.cut.tiles[user].cluster]}
-        wanted = any(self.hint.core[cluster] == core for cluster in clusters)
-        literal = self._any((self.on[c][core] for c in sorted(clusters)), f"need{block}_{core}", hint=wanted)
-        self.energy.append((literal, self._move_energy(OFF_CHIP, core, info.bits)))
-        name = f"load{block}_{core}_{owner}"
-        hint = self.hint.load.get((block, core, owner), 0)
-        begin, end = self._move(name, hint, block, [(literal, route)])
-        self.load[block, core, owner] = begin
+    def _served_with(self, block: int, core: int) -> tuple[str, int]:
+        """Cores of which this is equal are served by one load of a block."""
+        route = self.problem.routes[OFF_CHIP, core]
+        if self.cut.blocks[block].shared and route.multicast:
+            return route.links[0], self.hint.apart.get((block, core), 0)
+        return "", core
+
+    def _load(self, block: int, cores: Sequence[int], owner: int, users: Sequence[int]) -> None:
+        """Load a block into those of the cores that need it, all at once."""
+        info, name = self.cut.blocks[block], f"load{block}_{cores[0]}_{owner}"
+        needs = {core: self._need(block, core, users) for core in cores}
+        wanted = any((block, core, owner) in self.hint.load for core in cores)
+        literal = self._any(needs.values(), f"{name}_made", hint=wanted)
+        hint = max(self.hint.load.get((block, core, owner), 0) for core in cores)
+        begin = self._time(name, hint)
+        # one bus joins its cores with the DRAM at one rate and latency
+        route = self.problem.routes[OFF_CHIP, cores[0]]
+        cycles, latency = route.cycles(info.bits), route.latency_cycles
+        end = begin + cycles
+        for resource in sorted({r for core in cores for r in self.problem.routes[OFF_CHIP, core].resources}):
+            users_of_it = [n for core, n in needs.items() if resource in self.problem.routes[OFF_CHIP, core].resources]
+            taken = literal if len(users_of_it) == len(needs) else users_of_it[0]
+            interval = self.model.new_optional_fixed_size_interval_var(begin, cycles, taken, f"{name}_{resource}")
+            self.flow[resource].append((interval, route.demand))
         for arrival, stored_from in self.in_dram.get(block, ()):
             self._when([literal, stored_from], begin >= arrival)
-        arrived = hint + route.cycles(info.bits) + route.latency_cycles
-        here = [u for u in users if core in self.on[self.cut.tiles[u].cluster]]
-        ends = [self._run_end(u) for u in here if self.hint.core[self.cut.tiles[u].cluster] == core]
-        until = self._keep(name, core, info.bits, begin, literal, (hint, max([arrived, *ends]) if wanted else 0))
-        self._when([literal], until >= end + route.latency_cycles)
-        for user in here:
-            there = self.on[self.cut.tiles[user].cluster][core]
-            self._when([there], self.start[user] >= end + route.latency_cycles)
-            self._when([there], until >= self.end[user])
+        self._load_in_phase(begin, literal, [u for u in users if not needs.keys().isdisjoint(self._cores_of(u))], cores)
+        read = info.bits * self.problem.accelerator.dram.read_energy if len(cores) > 1 else 0.0
+        if len(cores) > 1:
+            self.energy.append((literal, read))
+        for core, need in needs.items():
+            self.load[block, core, owner] = begin
+            self.energy.append((need, self._move_energy(OFF_CHIP, core, info.bits) - read))
+            if info.late:
+                self.late[core].append(
+                    self.model.new_optional_fixed_size_interval_var(begin, cycles, need, f"{name}_late{core}")
+                )
+            here = [u for u in users if core in self._cores_of(u)]
+            ends = [self._run_end(u) for u in here if self.hint.core[self.cut.tiles[u].cluster] == core]
+            until_hint = max([hint + cycles + latency, *ends]) if ends else 0
+            until = self._keep(f"{name}_{core}", core, info.bits, begin, need, (hint, until_hint))
+            self._when([need], until >= end + latency)
+            for user in here:
+                there = self.on[self.cut.tiles[user].cluster][core]
+                self._when([there], self.start[user] >= end + latency)
+                self._when([there], until >= self.end[user])
+
+    def _cores_of(self, tile: int) -> dict[int, IntVar]:
+        return self.on[self.cut.tiles[tile].cluster]
+
+    def _need(self, block: int, core: int, users: Sequence[int]) -> IntVar:
+        """Whether a core needs a block for one of these tiles."""
+        clusters = {self.cut.tiles[user].cluster for user in users if core in self._cores_of(user)}
+        wanted = any(self.hint.core[cluster] == core for cluster in clusters)
+        return self._any((self.on[c][core] for c in sorted(clusters)), f"need{block}_{core}", hint=wanted)
+
+    def _load_in_phase(self, begin: IntVar, literal: IntVar, users: Sequence[int], cores: Sequence[int]) -> None:
+        """A load waits for the phase of the first tile that needs it, on these cores."""
+        conditions: list[LiteralT] = [literal]
+        for phase in sorted({self.cut.tiles[user].phase for user in users}):
+            if phase:
+                self._when(conditions, begin >= self.phase_start[phase])
+            there = [
+                on
+                for cluster in sorted({self.cut.tiles[u].cluster for u in users if self.cut.tiles[u].phase == phase})
+                for core, on in self.on[cluster].items()
+                if core in cores
+            ]
+            if any(on is self.true for on in there):
+                return
+            conditions += [on.negated() for on in there]
 
     def _resources(self) -> None:
         """Units run one tile at a time; bandwidths and memories hold no more than they can, at every instant."""
         for intervals in self.unit.values():
             self.model.add_no_overlap(intervals)
+        for core, loads in self.late.items():
+            runs, many = self.unit[2 * core], len(loads)
+            self.model.add_cumulative([*runs, *loads], [many] * len(runs) + [1] * many, many)
         for number, flows in self.flow.items():
             capacity = self.problem.resources[number].capacity
             if all(2 * demand > capacity for _, demand in flows):
@@ -361,7 +325,7 @@ class Model:
     def minimise(self, objective: Objective, lower_bound_cycles: int, hint_energy_pj: float) -> None:
         """Latency, or energy and then latency."""
         self.model.add(self.makespan >= lower_bound_cycles)
-        if objective is Objective.LATENCY:
+        if objective is not Objective.ENERGY:
             self.model.minimize(self.makespan)
             return
         weights = [round(pj / hint_energy_pj * ENERGY_STEPS) for _, pj in self.energy]
@@ -372,7 +336,7 @@ class Model:
         """Read the schedule of the solver's solution."""
         value = solver.value
         cores = [next(core for core, literal in on.items() if value(literal)) for on in self.on]
-        acts = activities(self.problem, cores)
+        acts = activities(self.problem, cores, self.hint.apart)
         starts: list[int] = []
         for move in acts.moves:
             if move.target == OFF_CHIP:

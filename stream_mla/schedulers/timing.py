@@ -28,12 +28,20 @@ def timed(problem: Problem, acts: Activities, run_start: Sequence[int], move_sta
         end = start + plan.cycles
         arrival = end + plan.route.latency_cycles
         moves.append(
-            Move(block=plan.block, source=plan.source, target=plan.target, start=start, end=end, arrival=arrival)
+            Move(
+                block=plan.block,
+                source=plan.source,
+                target=plan.target,
+                start=start,
+                end=end,
+                arrival=arrival,
+                also=plan.also,
+            )
         )
         if plan.source != OFF_CHIP:
             touch(plan.source, start, end)
-        if plan.target != OFF_CHIP:
-            touch(plan.target, start, arrival)
+        for copy in plan.filled:
+            touch(copy, start, arrival)
     held = tuple(
         Held(block=copy.block, core=copy.core, bits=copy.bits, start=first[number], end=last[number])
         for number, copy in enumerate(acts.copies)
