@@ -5,6 +5,7 @@ Estimates only. All cores with an array count as one kind: the rate is that of t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ TILE_SHARE = 0.55
 """Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
 SMALL_SHARE = 1 / 10
 """A tensor up to this share of an SRAM stays on chip whole."""
-VECTOR_SHARE = 0.9
-"""Share of the SRAM of a core that has nothing but a vector unit: its tiles are many, so they had better be large."""
-PRICE_PER_TILE = 1e-4
-"""Of the layer's DRAM or compute time, whichever is longer: 100 more tiles must gain 1 %."""
+VECTOR_SHARE = 0.45
+"""Share of the SRAM of a core that has nothing but a vector unit, for what the arrays that it serves have there."""
+JOINED_RATE = 1 / 8
+"""A path between cores that is slower than this share of a core's DRAM rate is no use: the DRAM takes what it would."""
+PRICE_PER_TILE = 2e-5
+"""Of the layer's DRAM or compute time, whichever is longer: 500 more tiles must gain 1 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,21 @@ class MachineEstimate:
     array_cores: int
     sram_bits: int
     """The smallest of the cores with an array."""
+    sram_bits_per_cycle: float
+    """Read by an array from its SRAM."""
     vector_sram_bits: int
     """The smallest of the cores with a vector unit."""
+    vector_cores: int
+    vector_operations_per_cycle: int
+    """Of all vector units."""
     joined: bool
-    """Every core reaches every other over a link."""
+    """Every core reaches every other, and not much slower than through the DRAM."""
     one_core_does_all: bool
     """Every core that has an array has a vector unit too."""
     dram_bits_per_cycle: float
+    """Of all cores together."""
+    port_bits_per_cycle: float
+    """Of one core: the least of those with an array."""
     rows: int
     columns: int
     systolic: bool
@@ -50,7 +61,8 @@ class MachineEstimate:
     """(Operand width in bit, MACs per element and cycle), narrowest first."""
 
     def tile_cycles(self, batch: Numbers, m: Numbers, n: Numbers, k: Numbers, bits: int) -> Reals:
-        """Estimate the cycles of GEMMs: the broadcast or SCALE-Sim forms of `cost`, without SRAM bounds."""
+        """Estimate the cycles of GEMMs: the broadcast or SCALE-Sim forms of `cost`, operands read once from SRAM."""
+        read: Reals = (m * k + k * n) * bits / self.sram_bits_per_cycle
         rate = next((macs for width, macs in self.rates if width >= bits), self.rates[-1][1])
         k = _ceil(k, max(1, int(rate)))
         rows, columns = self.rows, self.columns
@@ -62,7 +74,8 @@ class MachineEstimate:
             Dataflow.INPUT_STATIONARY: _ceil(k, rows) * _ceil(m, columns) * (n + fill),
         }
         best = np.min([forms[dataflow] for dataflow in self.dataflows], axis=0)
-        return batch * best / min(1.0, rate)
+        longest: Reals = np.maximum(best / min(1.0, rate), read)
+        return batch * longest
 
     def rounds(self, clusters: Numbers) -> Numbers:
         """Clusters that the busiest core runs."""
@@ -93,10 +106,22 @@ def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
     return MachineEstimate(
         array_cores=len(arrays),
         sram_bits=min(core.type.sram.capacity for core in arrays),
+        sram_bits_per_cycle=min(core.type.sram.read_bandwidth for core in arrays),
         vector_sram_bits=min(core.type.sram.capacity for core in vectors),
-        joined=all((a, b) in routes for a in numbers for b in numbers if a != b),
+        vector_cores=len(vectors),
+        vector_operations_per_cycle=sum(c.type.vector.operations_per_cycle for c in vectors if c.type.vector),
+        joined=all(
+            (a, b) in routes and routes[a, b].demand >= routes[OFF_CHIP, b].demand * JOINED_RATE
+            for a in numbers
+            for b in numbers
+            if a != b
+        ),
         one_core_does_all=all(core.type.vector is not None for core in arrays),
         dram_bits_per_cycle=total / SHARE,
+        port_bits_per_cycle=min(
+            routes[OFF_CHIP, n].demand for n, core in enumerate(accelerator.cores) if core.type.array is not None
+        )
+        / SHARE,
         rows=array.rows,
         columns=array.columns,
         systolic=array.delivery is Delivery.SYSTOLIC,
@@ -118,6 +143,8 @@ class Candidates:
     tile_cycles: Reals
     """Of one tile."""
     tiles: Numbers
+    clusters: Numbers
+    """Groups of tiles that may lie on different cores, and so load side by side."""
     footprint_bits: Quantities
     """The working set in one SRAM."""
     fits: NDArray[np.bool_]
@@ -141,6 +168,10 @@ class Setting:
     """What one more tile must gain."""
     spilled: frozenset[str]
     """Activations that are written to DRAM and read back."""
+    inline: frozenset[str]
+    """Activations made just before they are used, on the core that uses them."""
+    sharing: bool
+    """Whether one load may serve several clusters of a core."""
 
     def via_dram(self, tensor: str) -> bool:
         """Whether consumers read a tensor from DRAM."""
@@ -151,7 +182,7 @@ class Setting:
         bits = self.graph.tensors[tensor].bits
         if not self.via_dram(tensor):
             return np.zeros(len(again))
-        if bits <= self.small_bits:
+        if self.sharing and bits <= self.small_bits:
             return bits * np.minimum(clusters, self.machine.array_cores).astype(np.float64)
         return bits * again.astype(np.float64)
 
@@ -163,17 +194,36 @@ class Setting:
         """
         if not candidates.fits.any():
             return int(np.argmin(candidates.footprint_bits))
-        dram, compute = self.machine.dram_cycles(candidates.traffic_bits), candidates.compute_cycles
+        machine, compute = self.machine, candidates.compute_cycles
+        ports = np.minimum(candidates.clusters, machine.array_cores) * machine.port_bits_per_cycle
+        dram = candidates.traffic_bits / np.minimum(machine.dram_bits_per_cycle, ports)
         edge = self.machine.dram_cycles(candidates.tile_bits) + candidates.tile_cycles
         price = np.maximum(dram, compute) + np.minimum(dram, compute) / 4 + edge
         price = price + candidates.tiles * self.tile_price_cycles
         return int(np.argmin(np.where(candidates.fits, price, np.inf)))
 
 
+class Spill(Enum):
+    """Which activations leave the chip."""
+
+    NONE = "none"
+    LARGE = "large"
+    ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to plan a layer."""
+
+    spill: Spill
+    inline: frozenset[str]
+    sharing: bool
+
+
 def scaled_setting(
-    graph: OperatorGraph, machine: MachineEstimate, forced: Mapping[str, int], scale: float, *, spill: bool
+    graph: OperatorGraph, machine: MachineEstimate, forced: Mapping[str, int], scale: float, way: Way
 ) -> Setting:
-    """Return the setting in which `scale` shrinks every memory budget; without `spill` large tensors stay on chip."""
+    """Return the setting in which `scale` shrinks every memory budget."""
     small_bits = int(machine.sram_bits * SMALL_SHARE * scale)
     dram_cycles = (graph.dram_read_bits + graph.dram_write_bits) / machine.dram_bits_per_cycle
     compute_cycles = graph.total_macs / (machine.array_cores * machine.rows * machine.columns)
@@ -191,7 +241,11 @@ def scaled_setting(
             name
             for name, tensor in graph.tensors.items()
             if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
-            and name not in graph.local
-            and ((spill and tensor.bits > small_bits) or not machine.joined)
+            and (way.spill is Spill.ALL or name not in graph.local | way.inline)
+            and (
+                way.spill is Spill.ALL or (way.spill is Spill.LARGE and tensor.bits > small_bits) or not machine.joined
+            )
         ),
+        inline=way.inline,
+        sharing=way.sharing,
     )

@@ -9,14 +9,16 @@ and its bounds hold for the tiling that is chosen here. Sizes given by the user 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stream_mla.accelerator import Accelerator
-from stream_mla.estimate import Setting, estimate_machine, scaled_setting
-from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph
-from stream_mla.operator_cuts import AttentionCut, cut_attention, cut_composite, cut_contraction, cut_vector, outer_cut
+from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention
+from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
+from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
+from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_vector, outer_cut
 from stream_mla.piece_choices import Sizes
+from stream_mla.policy import Fusion, Policy, Prefetch
 from stream_mla.tiling import Tiling
 
 ATTENTION = ("scores", "softmax", "attend", "scores_rope")
@@ -29,12 +31,14 @@ SCALES = (1.0, 0.5, 0.25, 0.1)
 """Shares of the memories that plans are made for: what they hold beside one operator's tiles is not foreseen."""
 
 
-def plans(graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int]) -> Iterable[Tiling]:
+def plans(
+    graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int], policy: Policy
+) -> Iterable[Tiling]:
     """Yield different tilings worth trying.
 
     `forced` gives sizes per index (and `parts`). For each of several shares of the memories, the first tiling spills
     what is large; the next ones keep it on chip, which is right where groups of heads are worked off one after the
-    other.
+    other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
     """
     machine = estimate_machine(accelerator)
     heads = next(index for index in ("h", "g") if index in graph.extents)
@@ -42,52 +46,128 @@ def plans(graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, i
     if heads not in forced:
         wanted = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
         groups += [size for size in dict.fromkeys(wanted) if size]
-    ways = dict.fromkeys([(None, True), *((group, spill) for spill in (False, True) for group in groups)])
     seen: list[Tiling] = []
     for scale in SCALES:
-        for group, spill in ways:
+        for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
-            tiling = _plan(scaled_setting(graph, machine, sizes, scale, spill=spill))
+            tiling = _under(policy, graph, _plan(scaled_setting(graph, machine, sizes, scale, way), way))
             if tiling not in seen:
                 seen.append(tiling)
                 yield tiling
 
 
-def _plan(setting: Setting) -> Tiling:
+def _ways(graph: OperatorGraph, groups: Sequence[int | None], policy: Policy) -> Iterable[tuple[int | None, Way]]:
+    """Yield the sizes of head groups, and what leaves the chip, in the order in which they are tried."""
+    # stacks that follow each other without overlap keep what expands apart from what attends
+    able = policy.prefetch is not Prefetch.SECOND and set(EXPANDED) <= set(graph.tensors)
+    expanded = frozenset(EXPANDED) if able else None
+
+    def way(spill: Spill, inline: frozenset[str] = frozenset()) -> Way:
+        return Way(spill=spill, inline=inline, sharing=policy.sharing)
+
+    if policy.fusion is Fusion.OFF:
+        return [(None, way(Spill.ALL))]
+    ways: list[tuple[int | None, Way]] = []
+    if expanded:
+        ways += [(None, way(Spill.LARGE, expanded)), (None, way(Spill.NONE, expanded))]
+    ways += [(None, way(Spill.LARGE))]
+    ways += [(group, way(Spill.NONE)) for group in groups]
+    ways += [(group, way(Spill.LARGE)) for group in groups[1:]]
+    fused_only = policy.fusion is Fusion.ON
+    return [(group, entry) for group, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
+
+
+def _under(policy: Policy, graph: OperatorGraph, tiling: Tiling) -> Tiling:
+    """Return a tiling with what a policy takes away from the scheduler."""
+    late: frozenset[str] = frozenset()
+    phases: Mapping[str, int] = {}
+    if policy.prefetch is Prefetch.OFF:
+        late = frozenset(graph.tensors)
+    elif policy.prefetch is Prefetch.SECOND:
+        late = frozenset(operator.inputs[0].tensor for operator in graph.operators if operator.kind in CONTRACTIONS)
+        phases = _stacks(graph)
+    if policy.fusion is Fusion.OFF:
+        phases = {operator.name: number for number, operator in enumerate(graph.operators)}
+    return replace(tiling, late=late, phases=phases, shared=tiling.shared if policy.sharing else frozenset())
+
+
+def _stacks(graph: OperatorGraph) -> Mapping[str, int]:
+    """Number the fused stacks as FLAT fuses (Kao et al., ASPLOS 2023, arXiv 2107.06419).
+
+    0 before the heads, 1 queries, keys and values per head, 2 attention, 3 after the heads.
+    """
+    stacks: dict[str, int] = {}
+    for operator in graph.operators:
+        per_head = any(index in operand.indices for operand in operator.outputs for index in ("h", "g"))
+        before = max((stacks[name] for name in graph.edges.predecessors(operator.name)), default=0)
+        if operator.name in (*ATTENTION, "merge"):
+            stacks[operator.name] = 2
+        elif per_head:
+            stacks[operator.name] = max(1, before)
+        else:
+            stacks[operator.name] = 3 if before else 0
+    return stacks
+
+
+def _plan(setting: Setting, way: Way) -> Tiling:
     """Plan all operators."""
     graph = setting.graph
     operators = {operator.name: operator for operator in graph.operators}
     attention = cut_attention(setting, operators)
     spilled, local = _context_places(setting, attention.parts)
+    if way.spill is Spill.ALL:
+        spilled, local = setting.spilled, frozenset[str]()
     setting = replace(setting, spilled=spilled)
     sizes: dict[str, Sizes] = {
         name: {index: size for index, size in attention.sizes.items() if index in operators[name].indices}
-        for name in ATTENTION
+        for name in (*ATTENTION, *way.inline)
         if name in operators
     }
     sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
     for operator in graph.operators:
         if operator.name in sizes:
             continue
-        if operator.name == "composite":
+        if operator.name == "composite" and way.spill is not Spill.ALL:
             user = operators["query_absorbed"]
             sizes[operator.name], sizes[user.name] = cut_composite(setting, operator, user)
         elif operator.kind in CONTRACTIONS:
-            sizes[operator.name] = cut_contraction(setting, operator)
+            sizes[operator.name] = cut_contraction(setting, operator, _most(setting, operator, attention))
         elif operator.kind in (Kind.NORM, Kind.ROPE):
             sizes[operator.name] = cut_vector(setting, operator)
     return Tiling(
         sizes=sizes,
         parts=attention.parts,
         spilled=spilled,
-        shared=frozenset(
-            name
-            for name, tensor in graph.tensors.items()
-            if setting.via_dram(name) and tensor.bits <= setting.small_bits
-        ),
-        local=local,
+        shared=frozenset(_shared(setting, operators, way)),
+        local=local | way.inline,
+        inline=way.inline,
         early=frozenset(_early(setting)),
     )
+
+
+def _most(setting: Setting, operator: Operator, attention: AttentionCut) -> Sizes:
+    """Return the largest pieces of an operator that adds up heads in small sums: it can follow as heads are done."""
+    heads = [index for index in attention.heads if index in gemm_indices(operator).k]
+    if not heads or not _small(setting, operator):
+        return {}
+    return {index: attention.sizes[index] for index in heads if index in attention.sizes}
+
+
+def _small(setting: Setting, operator: Operator) -> bool:
+    """Whether an operator's unfinished sums are small as a whole."""
+    elements = math.prod(setting.graph.tensors[operator.outputs[0].tensor].shape)
+    return elements * setting.graph.partial_bits <= setting.small_bits
+
+
+def _shared(setting: Setting, operators: Mapping[str, Operator], way: Way) -> Iterable[str]:
+    """Yield the tensors of which a core loads a block once for all its clusters: small ones, and weights that expand
+    the cache, which requests and parts of the keys use one after the other.
+    """
+    for name, tensor in setting.graph.tensors.items():
+        if setting.via_dram(name) and tensor.bits <= setting.small_bits:
+            yield name
+    for name in way.inline:
+        yield operators[name].inputs[1].tensor
 
 
 def _context_places(setting: Setting, parts: int) -> tuple[frozenset[str], frozenset[str]]:
@@ -122,7 +202,4 @@ def _cut_merge(setting: Setting, merge: Operator, attention: AttentionCut) -> Si
 
 def _early(setting: Setting) -> Iterable[str]:
     """Yield operators whose unfinished sums are small as a whole, so that they may wait."""
-    for operator in setting.graph.operators:
-        elements = math.prod(setting.graph.tensors[operator.outputs[0].tensor].shape)
-        if elements * setting.graph.partial_bits <= setting.small_bits:
-            yield operator.name
+    return (operator.name for operator in setting.graph.operators if _small(setting, operator))

@@ -12,14 +12,18 @@ from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.problem import Problem, activities
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import energy_parts_pj, violations
-from stream_mla.schedulers.greedy import assign, greedy
+from stream_mla.schedulers.expectation import assign, expected_order
+from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.greedy import greedy, variants
 from stream_mla.simulate import replay
 from stream_mla.tiling import Tiling
 from tests.helpers import (
+    LARGE,
     Step,
     block,
     bus,
     core_type,
+    forward,
     hand_problem,
     latent,
     machine,
@@ -27,6 +31,7 @@ from tests.helpers import (
     small_problem,
     uncut,
     wire,
+    with_last,
     workload,
 )
 
@@ -133,9 +138,9 @@ def test_the_message_of_what_does_not_fit_is_complete() -> None:
     with pytest.raises(InfeasibleError) as caught:
         greedy(_two_loads(328))
 
-    # 328 bit = 41 B; a is 40 B, y 2 B
+    # 328 bit = 41 B; a is 40 B, there after 320 / 16 = 20 cycles, y 2 B
     assert str(caught.value) == (
-        "on core0, t1 waits for y, which needs 2 B: 1 B of 41 B are free, 1 B too few; "
+        "at cycle 20, on core0, t1 waits for y, which needs 2 B: 1 B of 41 B are free, 1 B too few; "
         "of 1 held, the largest are a 40 B"
     )
 
@@ -144,7 +149,9 @@ def test_the_message_of_a_block_larger_than_the_memory() -> None:
     with pytest.raises(InfeasibleError) as caught:
         greedy(_two_loads(312))
 
-    assert str(caught.value) == ("on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few")
+    assert str(caught.value) == (
+        "at cycle 0, on core0, t1 waits for a, which needs 40 B: 39 B of 39 B are free, 1 B too few"
+    )
 
 
 def test_the_message_names_the_largest_holders() -> None:
@@ -156,9 +163,9 @@ def test_the_message_names_the_largest_holders() -> None:
     with pytest.raises(InfeasibleError) as caught:
         greedy(problem)
 
-    # 10 + 11 + ... + 15 = 75 of 100 B
+    # 10 + 11 + ... + 15 = 75 of 100 B, there after 5 + 6 + 6 + 7 + 7 + 8 cycles at 2 B per cycle
     assert str(caught.value) == (
-        "on core0, t waits for y, which needs 100 B: 25 B of 100 B are free, 75 B too few; "
+        "at cycle 39, on core0, t waits for y, which needs 100 B: 25 B of 100 B are free, 75 B too few; "
         "of 6 held, the largest are w5 15 B, w4 14 B, w3 13 B, w2 12 B"
     )
 
@@ -192,41 +199,54 @@ def test_heads_of_a_layer_use_all_cores() -> None:
     assert {run.core for run in greedy(problem).runs} == {0, 1, 2, 3}
 
 
-def test_a_cluster_goes_where_it_would_be_done_first() -> None:
-    """`use` stays with `make`, 50 cycles of sending away from the idle core, until the work there is longer."""
+def test_an_order_that_needs_too_much_memory_gives_way_to_that_of_the_tiles() -> None:
+    """`outN` could wait for its weights (160 bit: 10 cycles) behind `makeN`, but two z of 400 bit do not fit."""
+    steps: list[Step] = []
+    for n in range(2):
+        steps += [Step(name=f"make{n}", writes=f"z{n}", cycles=5)]
+        steps += [Step(name=f"out{n}", reads=(f"z{n}", f"w{n}"), writes=f"y{n}", cycles=1)]
+    blocks = [block(f"z{n}", 400) for n in range(2)]
+    blocks += [block(f"w{n}", 160, weight=True) for n in range(2)] + [block(f"y{n}", 16, stored=True) for n in range(2)]
 
-    def core_of_use(cycles: int) -> int:
-        problem = hand_problem(
-            machine(core_type(), core_type()),
-            [block("z", 800), block("y", 16, stored=True), block("o", 16, stored=True)],
-            [
-                Step(name="make", writes="z", cycles=cycles),
-                Step(name="use", reads=("z",), writes="y", cycles=10),
-                Step(name="last", writes="o", cycles=1),
-            ],
-        )
-        return assign(problem)[1]
+    def tight(sram_bits: int) -> Problem:
+        return with_last(hand_problem(machine(core_type(sram_bits=sram_bits)), blocks, steps), "out0", "out1")
 
-    # 800 bit at 16: 50 cycles
-    assert [core_of_use(cycles) for cycles in (1, 49, 50, 51, 100)] == [0, 0, 0, 1, 1]
+    order = expected_order(tight(LARGE), [0, 0, 0, 0])
+    assert order == [0, 2, 1, 3]
+    with pytest.raises(NoScheduleError):
+        Forward(tight(700), activities(tight(700), [0, 0, 0, 0]), order).run()
+    # make0 0..5, out0 when w0 is there, 10..11, and z0 goes; z1 could have no place before: make1 11..16
+    assert [run.start for run in greedy(tight(700)).runs][:3] == [0, 10, 11]
 
 
-def test_what_was_sent_to_a_core_need_not_be_sent_again() -> None:
-    """z takes 50 cycles to core1; once `use` has it there, `again` goes there too."""
+def _promises() -> Problem:
+    """A chain of 1 and 50 cycles, a tile of 2, and another chain: see `test_expectation`."""
+    return hand_problem(
+        machine(core_type(), core_type()),
+        [block(name, 16, stored=True) for name in ("a", "f", "b")],
+        [
+            Step(name="a0", writes="a", cycles=1),
+            Step(name="f0", writes="f", cycles=2),
+            Step(name="b0", writes="b", cycles=1),
+            Step(name="a1", writes="a", cycles=50),
+            Step(name="b1", writes="b", cycles=50),
+        ],
+    )
 
-    def cores(readers: int) -> list[int]:
-        problem = hand_problem(
-            machine(core_type(), core_type()),
-            [block("z", 800), *(block(f"y{n}", 16, stored=True) for n in range(readers))],
-            [
-                Step(name="make", writes="z", cycles=60),
-                *(Step(name=f"use{n}", reads=("z",), writes=f"y{n}", cycles=10) for n in range(readers)),
-            ],
-        )
-        return assign(problem)
 
-    # use0: 60 + 10 at home, 0 + 10 + 50 on core1; use1: 70 at home, 10 + 10 on core1; ... the seventh 70 again
-    assert cores(7) == [0, 1, 1, 1, 1, 1, 1, 0]
+def test_variants_are_other_orders_and_an_even_spread() -> None:
+    problem = _promises()
+    found = list(variants(problem))
+
+    assert [[run.core for run in schedule.runs] for schedule in found] == [[0, 1, 0, 0, 0]] + 2 * [[0, 1, 1, 0, 1]]
+    # one core has both chains: 1 + 1 + 50 + 50, and the store; else the chain beside f: 2 + 1 + 50 + 1
+    assert [schedule.latency_cycles for schedule in found] == [103, 54, 54]
+    assert all(violations(problem, schedule) == [] for schedule in found)
+
+
+def test_variants_that_do_not_fit_are_left_out() -> None:
+    assert list(variants(_two_loads(328))) == []
+    assert len(list(variants(_two_loads(336)))) == 3
 
 
 def test_work_goes_to_cores_that_have_the_unit() -> None:
@@ -282,7 +302,7 @@ def test_blocked_moves_keep_their_urgency() -> None:
             Step(name="second", writes="y", cycles=1),
         ],
     )
-    schedule = greedy(problem)
+    schedule = forward(problem, 0, 1)
 
     # w has the bus 0..10; v and, from 2 on, y wait for it; then v 10..20, y 20..21; next 20..21, o 21..22
     assert {(m.block, m.start) for m in schedule.moves} == {(0, 0), (1, 10), (2, 20), (3, 21)}
@@ -340,6 +360,7 @@ def test_cores_without_a_link_between_them_cannot_share_a_block() -> None:
     )
     problem = small_problem(graph, tiling, machine(core_type(), core_type(), links=links))
 
+    assert violations(problem, greedy(problem)) == []
     with pytest.raises(InfeasibleError) as caught:
-        greedy(problem)
+        activities(problem, [cluster % 2 for cluster in range(len(problem.cluster_tiles))])
     assert str(caught.value).endswith(", and no link joins them: add one, or spill the tensor")

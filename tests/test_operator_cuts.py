@@ -4,19 +4,22 @@ from dataclasses import replace
 
 import pytest
 
+from stream_mla.accelerator import VectorUnit
 from stream_mla.attention import lower
-from stream_mla.estimate import Setting, estimate_machine, scaled_setting
+from stream_mla.attention_cuts import EXPANDED, cut_attention
+from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
 from stream_mla.graph import OperatorGraph
-from stream_mla.operator_cuts import cut_attention, cut_composite, cut_contraction, outer_cut
+from stream_mla.operator_cuts import cut_composite, cut_contraction, outer_cut
 from tests.helpers import core_type, grouped, latent, machine, workload
 
 MLA = lower(workload(latent()), "mla_absorbed")
+SPILL = Way(spill=Spill.LARGE, inline=frozenset(), sharing=True)
 
 
 def _tight(graph: OperatorGraph, budget_bits: int, *, cores: int = 1, **forced: int) -> Setting:
     """Operators may take `budget_bits`; a tile more costs more than anything else gains."""
     estimate = estimate_machine(machine(*[core_type()] * cores))
-    setting = scaled_setting(graph, estimate, forced, 1, spill=True)
+    setting = scaled_setting(graph, estimate, forced, 1, SPILL)
     return replace(setting, budget_bits=budget_bits, tile_price_cycles=1000)
 
 
@@ -62,10 +65,62 @@ def test_attention_is_cut_no_more_than_it_must(budget_bits: int, keys: int) -> N
     assert cut_attention(_tight(MLA, budget_bits, h=2), operators).sizes == {"h": 2, "b": 1, "k": keys}
 
 
+@pytest.mark.parametrize(
+    ("inline", "budget_bits", "keys"),
+    [
+        # two rows: query 3 B, context 6 sums of 32 bit and 6 B, 2 x (24 + 240) = 528; a key and its value 9 B for each
+        # of 2 heads, twice, a rotary part of 2 B twice: 6 x (288 + 32) = 1920; scores 3 x 2 x 6 B = 288; together 2736
+        (False, 2736, 6),
+        (False, 2735, 3),
+        # keys and values once, cached rows of 7 B twice: 6 x (144 + 112) = 1536; the weights of both heads
+        # 2 x 5 x (3 + 6) B = 720; 528 + 1536 + 288 + 720 = 3072
+        (True, 3072, 6),
+        (True, 3071, 3),
+        # 528 + 768 + 144 + 720
+        (True, 2160, 3),
+        (True, 2159, 2),
+    ],
+)
+def test_attention_over_an_expanded_cache_is_cut_no_more_than_it_must(
+    inline: bool, budget_bits: int, keys: int
+) -> None:
+    graph = lower(workload(latent()), "mla_naive")
+    setting = replace(_tight(graph, budget_bits, h=2), inline=frozenset(EXPANDED if inline else ()))
+    operators = {operator.name: operator for operator in graph.operators}
+    assert cut_attention(setting, operators).sizes == {"h": 2, "b": 1, "k": keys}
+
+
+def test_each_chunk_costs_softmax_a_rescaling() -> None:
+    """Two rows of 12 elements against 6 keys, with values of 10; the DRAM takes no time."""
+    graph = lower(workload(replace(latent(), kv_rank=10)), "mla_absorbed")
+    operators = {operator.name: operator for operator in graph.operators}
+
+    def keys(lanes: int) -> int:
+        core = replace(core_type(), vector=VectorUnit(operations_per_cycle=lanes, operation_energy=0.5))
+        setting = scaled_setting(graph, estimate_machine(machine(core, bandwidth=1e9)), {"h": 2}, 1, SPILL)
+        return cut_attention(replace(setting, tile_price_cycles=0.0), operators).sizes["k"]
+
+    # the array takes 6 + 5, 12 + 10, 18 + 15 or 36 + 30 cycles for 1, 2, 3 or 6 keys, 66 in all; what the first chunk
+    # takes is not hidden, so that one key is best, 66 + 11
+    assert keys(1_000_000) == 1
+    # softmax: 2 x (7 x 6 + 10 x chunks) = 204, 144, 124 or 104 cycles, and a quarter of 66: 204 + 11, 144 + 22,
+    # 124 + 33 or 104 + 66
+    assert keys(1) == 3
+
+
+def test_what_adds_up_heads_is_cut_as_they_are_made() -> None:
+    """`out` adds up 2 heads x 6 values; pieces of one head at most, in place of one piece of both."""
+    out = next(operator for operator in MLA.operators if operator.name == "out")
+    assert cut_contraction(_tight(MLA, 100_000), out) == {}
+    assert cut_contraction(_tight(MLA, 100_000), out, {"h": 2}) == {}
+    assert cut_contraction(_tight(MLA, 100_000), out, {"h": 1}) == {"h": 1}
+
+
 def test_heads_with_keys_of_their_own_are_cut_for_free() -> None:
     # a key and its value take 64 bit in each of 2 groups, a row 4 x 8 + 4 x (32 + 8) = 192. Whole: 2 x 192 +
     # 2 x 2 x 6 x 64 + 3 x 2 x 6 x 8 = 2208. One group: 1104; half the keys: 1296; both are 2 tiles and load 768 bit,
-    # 48 cycles, but groups can lie on both cores: 12 cycles of compute instead of 2 x 16
+    # 48 cycles, but groups can lie on both cores: 12 cycles of compute instead of 2 x 16, beside 2 x (7 x 6 + 4) or
+    # 2 x (7 x 6 + 2 x 4) operations of softmax on 8 lanes
     graph = lower(workload(grouped(kv_heads=2, heads=2)), "mha")
     operators = {operator.name: operator for operator in graph.operators}
     cut = cut_attention(_tight(graph, 1300, cores=2, parts=1), operators)
@@ -103,7 +158,7 @@ def test_a_composite_is_cut_no_more_than_it_must(
 def test_a_vector_operator_is_cut_until_it_fits_and_suffices() -> None:
     graph = lower(workload(latent(heads=8), query_tokens=4), "mla_naive")
     rope = next(operator for operator in graph.operators if operator.name == "query_rope")
-    setting = scaled_setting(graph, estimate_machine(machine(core_type())), {}, 1, spill=True)
+    setting = scaled_setting(graph, estimate_machine(machine(core_type())), {}, 1, SPILL)
     assert outer_cut(setting, rope, ["h", "q"]) == {}
     assert outer_cut(setting, rope, ["h", "q"], least_pieces=3) == {"h": 3}
     # a piece of 1 x 4 rows of 2 B, read and written, has 128 bit

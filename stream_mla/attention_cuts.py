@@ -1,0 +1,255 @@
+"""How scores, softmax and the product with the values are cut: heads, query tokens, keys, and parts of the keys.
+
+Where a scheme expands the cache to keys and values of every head, the expansion may be *inline*: each chunk is
+expanded on the core that attends to it, just before, so that keys and values never exist as a whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_mla.estimate import Candidates, Quantities, Reals, Setting
+from stream_mla.graph import Kind, Operator, OperatorGraph, Tensor
+from stream_mla.operator_cuts import chosen_sizes
+from stream_mla.piece_choices import Cuts, Numbers, combine
+from stream_mla.tile_work import OPERATIONS_PER_ELEMENT
+
+EXPANDED = ("keys", "values")
+"""Operators, and the tensors they make, that expand the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCut:
+    """How scores, softmax and the product with the values are cut."""
+
+    heads: tuple[str, ...]
+    """The indices that number heads."""
+    sizes: Mapping[str, int]
+    parts: int
+    """Parts of the keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What attention reads, per query row (one token of one head) and per key."""
+
+    heads: tuple[str, ...]
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    depth: int
+    """Elements of a query row, and of a key."""
+    width: int
+    """Elements of a value, and of a row of the context."""
+    per_head: bool
+    """Heads, or groups of them, have keys and values of their own."""
+    row_bits: int
+    """Of a cached row that is read beside keys and values: its rotary part, or all of it where it is expanded."""
+    weight_bits: int
+    """Of the weights that expand the rows, where that is inline: of all heads."""
+    rank: int
+    """Elements of a row that are expanded; 0 where they are not."""
+
+    @property
+    def shared_cache(self) -> bool:
+        """The values lie in the rows of the keys."""
+        return self.keys is self.values
+
+    @property
+    def key_bits(self) -> int:
+        """Of a key and its value."""
+        return self.depth * self.keys.element_bits + (0 if self.shared_cache else self.width * self.values.element_bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The candidates: combinations of heads, query tokens, keys and parts."""
+
+    cuts: Sequence[Cuts]
+    """Of heads, query tokens and keys; the chunks of keys may have to be smaller, see `chunk`."""
+    parts: Numbers
+    requests: int
+    """Of the batch, in one tile."""
+    request_pieces: int
+    heads: Numbers
+    """Heads with keys of their own, in a tile."""
+    copies: Numbers
+    """Of one row of keys in a tile: requests, times heads where those have keys of their own."""
+    rows: Numbers
+    """Query rows in a tile."""
+    chunk: Numbers
+    """Keys in a tile."""
+    chunks: Numbers
+    """Over all parts."""
+    blocks: Numbers
+    """Pieces of the query rows."""
+
+    @property
+    def tiles(self) -> Numbers:
+        """Tiles of each of the operators."""
+        return self.blocks * self.chunks
+
+
+def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> AttentionCut:
+    """Cut scores, softmax and the product with the values alike, and choose the parts of the keys."""
+    graph, machine = setting.graph, setting.machine
+    shape = _attention_shape(setting, operators)
+    table = _attention_table(setting, shape)
+    footprint = _footprint_bits(graph, shape, table)
+    tile_cycles = _tile_cycles(setting, shape, table)
+    clusters = table.blocks * table.parts
+    array = table.tiles / clusters * tile_cycles * machine.rounds(clusters)
+    vector = _vector_cycles(setting, shape, table)
+    best = setting.best(
+        Candidates(
+            traffic_bits=_traffic_bits(setting, shape, table),
+            compute_cycles=np.maximum(array, vector) + np.minimum(array, vector) / 4,
+            tile_bits=table.copies * table.chunk * shape.key_bits,
+            tile_cycles=tile_cycles,
+            tiles=table.tiles * (2 if shape.rank else 1),
+            clusters=clusters,
+            footprint_bits=footprint,
+            fits=(footprint <= setting.budget_bits) & _vector_fits(setting, table),
+        )
+    )
+    chosen = {**chosen_sizes(table.cuts[:2], best), "b": table.requests, "k": int(table.chunk[best])}
+    return AttentionCut(heads=shape.heads, sizes=chosen, parts=int(table.parts[best]))
+
+
+def _attention_shape(setting: Setting, operators: Mapping[str, Operator]) -> _Shape:
+    graph, scores, attend = setting.graph, operators["scores"], operators["attend"]
+    query, keys = (graph.tensors[operand.tensor] for operand in scores.inputs[:2])
+    row_bits = weight_bits = rank = 0
+    if "keys" in setting.inline:
+        cached = operators["keys"].inputs[0]
+        row_bits = graph.tensors[cached.tensor].bits // (graph.extents["b"] * graph.extents["k"])
+        rank = graph.extents[cached.indices[-1]]
+        weight_bits = sum(graph.tensors[operators[name].inputs[1].tensor].bits for name in EXPANDED)
+    elif "scores_rope" in operators:
+        rotary = operators["scores_rope"].inputs[1]
+        row_bits = graph.extents[rotary.indices[-1]] * graph.tensors[rotary.tensor].element_bits
+    return _Shape(
+        heads=("g", "j") if "g" in graph.extents else ("h",),
+        query=query,
+        keys=keys,
+        values=graph.tensors[attend.inputs[1].tensor],
+        depth=graph.extents[scores.inputs[0].indices[-1]],
+        width=graph.extents[attend.outputs[0].indices[-1]],
+        per_head="h" in scores.inputs[1].indices or "g" in scores.inputs[1].indices,
+        row_bits=row_bits,
+        weight_bits=weight_bits,
+        rank=rank,
+    )
+
+
+def _attention_table(setting: Setting, shape: _Shape) -> _Table:
+    extents, forced = setting.graph.extents, setting.forced
+    cuts = combine((shape.heads, ("q",), ("k",)), extents, forced)
+    # heads are cut before tokens, as the projections cut them, so that blocks on both sides match
+    outer = shape.heads[:1]
+    heads_done = outer[0] in forced or cuts[0].elements(outer) == 1
+    kept = np.flatnonzero((cuts[1].picks == 0) | heads_done)
+    part_choices = _part_choices(setting)
+    cuts = [cut.take(np.repeat(kept, len(part_choices))) for cut in cuts]
+    parts = np.tile(np.array(part_choices, dtype=np.int64), len(kept))
+    part = -(-extents["k"] // parts)
+    chunk = np.minimum(cuts[2].elements(), part)
+    requests = min(forced.get("b", 1), extents["b"])
+    heads = cuts[0].elements(outer) if shape.per_head else np.ones_like(parts)
+    return _Table(
+        cuts=cuts,
+        parts=parts,
+        requests=requests,
+        request_pieces=-(-extents["b"] // requests),
+        heads=heads,
+        copies=requests * heads,
+        rows=requests * cuts[0].elements() * cuts[1].elements(),
+        chunk=chunk,
+        chunks=-(-part // chunk) * parts,
+        blocks=-(-extents["b"] // requests) * cuts[0].pieces() * cuts[1].pieces(),
+    )
+
+
+def _part_choices(setting: Setting) -> list[int]:
+    """Return numbers of parts worth trying: one part per core, and halves of that."""
+    keys = setting.graph.extents["k"]
+    if "parts" in setting.forced:
+        return [min(setting.forced["parts"], keys)]
+    most = min(setting.machine.array_cores, keys)
+    return sorted({1, *(-(-most // 2**i) for i in range(8)), most})
+
+
+def _footprint_bits(graph: OperatorGraph, shape: _Shape, table: _Table) -> Quantities:
+    """Bits of the query rows, two chunks of keys and values, three pieces of scores or numerators [rows, keys], and
+    the context of the rows twice: as running sums, and finished.
+
+    Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
+    of the tile's heads.
+    """
+    probs_bits = graph.tensors["probs"].element_bits
+    state_bits = shape.width * (graph.partial_bits + graph.tensors["context"].element_bits)
+    key_buffers = 1 if shape.rank else 2
+    heads = graph.extents[shape.heads[0]]
+    return (
+        table.rows * (shape.depth * shape.query.element_bits + state_bits)
+        + table.chunk * (key_buffers * table.copies * shape.key_bits + 2 * table.requests * shape.row_bits)
+        + 3 * table.rows * table.chunk * probs_bits
+        + table.heads * shape.weight_bits // heads
+    )
+
+
+def _vector_fits(setting: Setting, table: _Table) -> NDArray[np.bool_]:
+    """Where softmax runs on a core of its own: whether a piece of scores and one of numerators fit there."""
+    if setting.machine.one_core_does_all:
+        return np.ones(len(table.parts), dtype=np.bool_)
+    probs_bits = setting.graph.tensors["probs"].element_bits
+    return 2 * table.rows * table.chunk * probs_bits <= setting.vector_budget_bits
+
+
+def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:
+    """Bits of keys and values, if they come from DRAM, and of the rows read beside them, once per piece of the query
+    tokens, and of the heads where those share them; of weights that expand, once per core that works on a head; with
+    parts, the partial sums of each part's context, written and read.
+    """
+    graph = setting.graph
+    heads, queries, _ = table.cuts
+    tensors = {tensor.name: tensor for tensor in (shape.keys, shape.values) if setting.via_dram(tensor.name)}
+    key_bits = sum(tensor.bits for tensor in tensors.values())
+    rows_bits = graph.extents["b"] * graph.extents["k"] * shape.row_bits
+    again = queries.pieces() * (1 if shape.per_head else heads.pieces())
+    spread = np.minimum(setting.machine.array_cores, table.request_pieces * queries.pieces() * table.parts)
+    tokens = graph.extents["b"] * graph.extents["q"]
+    rows = tokens * heads.elements() * heads.pieces()
+    merged_bits = np.where(table.parts > 1, 2 * table.parts * rows * shape.width * graph.partial_bits, 0)
+    return (
+        key_bits * again.astype(np.float64)
+        + rows_bits * (queries.pieces() * heads.pieces()).astype(np.float64)
+        + shape.weight_bits * spread
+        + merged_bits
+    )
+
+
+def _vector_cycles(setting: Setting, shape: _Shape, table: _Table) -> Reals:
+    """Cycles of softmax, over all vector units: its work per score, and that of each chunk on the running sum."""
+    graph = setting.graph
+    rows = graph.extents["b"] * graph.extents["q"] * prod(graph.extents[index] for index in shape.heads)
+    operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] * graph.extents["k"] + table.chunks * shape.width
+    return rows * operations / setting.machine.vector_operations_per_cycle
+
+
+def _tile_cycles(setting: Setting, shape: _Shape, table: _Table) -> Reals:
+    """Cycles of the product with the keys and of that with the values, one after the other, and of expanding both."""
+    bits = max(shape.query.element_bits, shape.keys.element_bits)
+    rows = table.rows // table.copies
+    depth, width = (np.full_like(rows, size) for size in (shape.depth, shape.width))
+    cycles = setting.machine.tile_cycles
+    both = cycles(table.copies, rows, table.chunk, depth, bits) + cycles(table.copies, rows, width, table.chunk, bits)
+    if not shape.rank:
+        return both
+    rank = np.full_like(rows, shape.rank)
+    keys = table.requests * table.chunk
+    one = np.ones_like(rows)
+    return both + sum(cycles(one, keys, table.heads * size, rank, bits) for size in (shape.depth, shape.width))

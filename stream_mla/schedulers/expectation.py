@@ -1,0 +1,270 @@
+"""Cores and an order for all tiles, from the times at which they are expected to run.
+
+Two passes over the tiles, neither of which knows memories or bandwidths beyond a fair share:
+
+- `assign` gives each cluster, in tile order, to the core that would be done with it first: after its inputs are made,
+  what it reads is sent there, and what the core has begun is done. A cluster that adds up what comes in over a long
+  time also waits for all that the core was promised and has not begun, so that such clusters lie on different cores;
+- `expected_order` runs the tiles on these cores. An array works in tile order; tiles of the last operator whose sums
+  are small wait until the DRAM would idle, so that they stream behind what computes. A unit that serves many arrays
+  takes what is ready first, so it serves them in turn. Loads take the time of their core's fair share of the DRAM's
+  bandwidth, so cores that stream side by side are served side by side.
+"""
+
+import heapq
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP, SHARE
+
+TIE = 1e-6
+"""Of cores that would be done at the same time, the one with the least work is chosen."""
+
+Times = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Cores that can run a cluster, as arrays."""
+
+    cores: NDArray[np.int64]
+    types: tuple[str, ...]
+
+
+def _can_wait(problem: Problem) -> list[bool]:
+    """Return which tiles belong to a last operator whose unfinished sums are small."""
+    graph, early = problem.cut.graph, problem.cut.tiling.early
+    last = {operator.name for operator in graph.operators if not any(graph.edges.successors(operator.name))} & early
+    return [tile.operator in last for tile in problem.cut.tiles]
+
+
+class _Assignment:
+    def __init__(self, problem: Problem, *, even: bool) -> None:
+        self.problem, self.even = problem, even
+        count = len(problem.cores)
+        self.core_of = [-1] * len(problem.cluster_tiles)
+        self.free = np.zeros(2 * count)
+        """When each unit is done with what it has begun."""
+        self.promised = np.zeros(count)
+        """Cycles of tiles that each core was given and has not begun."""
+        self.given = np.zeros(count)
+        """Cycles of all tiles that each core was given."""
+        self.end = [0.0] * len(problem.cut.tiles)
+        self.cycles_per_bit: dict[int, Times] = {}
+        self.choices: dict[tuple[int, ...], _Choice] = {}
+        self.can_wait = _can_wait(problem)
+        self.loads = self._load_cycles()
+        self.present: dict[int, set[int]] = defaultdict(set)
+
+    def _sending(self, source: int) -> Times:
+        """Cycles that a bit takes from a core to each core; infinite where no path joins them."""
+        if source not in self.cycles_per_bit:
+            routes = self.problem.routes
+            self.cycles_per_bit[source] = np.array(
+                [
+                    SHARE / routes[source, core].demand if (source, core) in routes else inf
+                    for core in range(len(self.problem.cores))
+                ]
+            )
+            self.cycles_per_bit[source][source] = 0.0
+        return self.cycles_per_bit[source]
+
+    def _load_cycles(self) -> list[float]:
+        """Cycles of the loads that each tile is the first of its cluster to need, at a fair share of the DRAM."""
+        cut = self.problem.cut
+        share = self.problem.resources[0].capacity / SHARE / max(1, len(list(self.problem.accelerator.array_cores())))
+        seen: set[tuple[int, int]] = set()
+        found: list[float] = []
+        for tile in cut.tiles:
+            bits = 0
+            for block in tile.reads:
+                info = cut.blocks[block]
+                if info.via_dram and not info.shared and (block, tile.cluster) not in seen:
+                    seen.add((block, tile.cluster))
+                    bits += info.bits
+            found.append(bits / share)
+        return found
+
+    def _lasts(self, tile: int, core: int) -> float:
+        return max(self.problem.cost(tile, core).cycles, self.loads[tile])
+
+    def _choice(self, cluster: int) -> _Choice:
+        cores = self.problem.candidates[cluster]
+        if cores not in self.choices:
+            types = tuple(self.problem.cores[core].type.name for core in cores)
+            self.choices[cores] = _Choice(cores=np.array(cores), types=types)
+        return self.choices[cores]
+
+    def _best(self, cluster: int, first: int) -> int:
+        """Return the core that would be done with a cluster first."""
+        problem, cut = self.problem, self.problem.cut
+        choice = self._choice(cluster)
+        if len(choice.cores) == 1:
+            return int(choice.cores[0])
+        members = problem.cluster_tiles[cluster]
+        ready = max((self.end[before] for before in cut.predecessors[first]), default=0.0)
+        unit = problem.unit(first, 0)
+        done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
+        if self.even or (cut.tiles[first].operator in cut.tiling.early and len(members) > 1):
+            done = done + self.promised[choice.cores]
+        for block in {block for member in members for block in cut.tiles[member].reads}:
+            maker = cut.maker[block]
+            source = -1 if maker < 0 or cut.blocks[block].via_dram else self.core_of[cut.tiles[maker].cluster]
+            if source >= 0:
+                sending = self._sending(source)[choice.cores] * cut.blocks[block].bits
+                for core in self.present[block]:
+                    sending[choice.cores == core] = 0.0
+                done += sending
+        if len(set(choice.types)) > 1:
+            own = {name: sum(problem.costs[member][name].cycles for member in members) for name in set(choice.types)}
+            done += np.array([own[name] for name in choice.types])
+        return int(choice.cores[int(np.argmin(done))])
+
+    def run(self) -> list[int]:
+        problem, cut = self.problem, self.problem.cut
+        for number, tile in enumerate(cut.tiles):
+            if self.core_of[tile.cluster] < 0:
+                core = self._best(tile.cluster, number)
+                self.core_of[tile.cluster] = core
+                members = problem.cluster_tiles[tile.cluster]
+                self.promised[core] += (total := sum(self._lasts(member, core) for member in members))
+                self.given[core] += total
+                for member in members:
+                    for block in cut.tiles[member].reads:
+                        self.present[block].add(core)
+            core = self.core_of[tile.cluster]
+            lasts = self._lasts(number, core)
+            start = max((self.end[before] for before in cut.predecessors[number]), default=0.0)
+            unit = problem.unit(number, core)
+            if problem.cores[core].type.array is not None:  # others serve many arrays, in turn
+                start = max(start, float(self.free[unit]))
+                # what can wait leaves the time until it starts to others
+                self.free[unit] = (self.free[unit] if self.can_wait[number] else start) + lasts
+            self.end[number] = start + lasts
+            self.promised[core] -= lasts
+        return self.core_of
+
+
+def assign(problem: Problem, *, even: bool = False) -> list[int]:
+    """Give each cluster a core, as the module docstring says; where `even`, promises count for all clusters."""
+    return _Assignment(problem, even=even).run()
+
+
+PREFETCH_SHARE = 0.25
+"""Of an SRAM: what its core may have loaded ahead, in the expectation."""
+
+
+class _Expectation:
+    """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
+
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
+        self.problem, cut = problem, problem.cut
+        self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
+        self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
+        self.waiting = [len(before) for before in cut.predecessors]
+        self.after: list[list[int]] = [[] for _ in cut.tiles]
+        for number, before in enumerate(cut.predecessors):
+            for other in before:
+                self.after[other].append(number)
+        self.can_wait = _can_wait(problem)
+        self.queue: dict[int, deque[int]] = defaultdict(deque)
+        """Of each unit that works in tile order: its tiles, but those that can wait."""
+        self.in_order = [core.type.array is not None for core in problem.cores]
+        for number, unit in enumerate(self.unit_of):
+            if self.in_order[unit // 2] and not self.can_wait[number]:
+                self.queue[unit].append(number)
+        self.offered: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        """Of each unit: the tiles that can start, of those it may take in any order."""
+        self.busy: set[int] = set()
+        self.loads = self._load_cycles()
+        used = set(self.core_of)
+        self.loaded = dict.fromkeys(used, 0.0)
+        """When each core's share of the bandwidth is done with the loads of what has started."""
+        self.start = [0.0] * len(cut.tiles)
+        self.events: list[tuple[float, int]] = []
+        """Ends of tiles; a negative number is the complement of a unit that may go on."""
+
+    def _load_cycles(self) -> list[float]:
+        """Cycles of the loads that each tile is the first to need, at its core's share of the bandwidth."""
+        problem, cut = self.problem, self.problem.cut
+        share = problem.resources[0].capacity / len(set(self.core_of))
+        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
+        seen: set[tuple[int, int, int]] = set()
+        found: list[float] = []
+        for number, tile in enumerate(cut.tiles):
+            core, bits = self.core_of[number], 0
+            for block in tile.reads:
+                info = cut.blocks[block]
+                key = (block, core, -1 if info.shared else tile.cluster)
+                if info.via_dram and key not in seen:
+                    seen.add(key)
+                    bits += info.bits
+            found.append(bits / self.rates[core])
+        return found
+
+    def _offer(self, number: int, now: float) -> None:
+        if self.can_wait[number] or not self.in_order[self.core_of[number]]:
+            heapq.heappush(self.offered[self.unit_of[number]], (0.0 if self.can_wait[number] else now, number))
+
+    def _next(self, unit: int, now: float) -> int:
+        """Return the tile that a free unit takes, or -1: one that can wait only where the DRAM would idle."""
+        queue, offered = self.queue[unit], self.offered[unit]
+        core = unit // 2
+        first = queue[0] if queue and not self.waiting[queue[0]] else -1
+        if offered:
+            loaded = self.loaded[core] + self.loads[offered[0][1]]
+            if not queue or loaded <= now:
+                return heapq.heappop(offered)[1]
+            if first < 0:
+                heapq.heappush(self.events, (loaded, ~unit))  # look again then
+        if first >= 0:
+            queue.popleft()
+        return first
+
+    def _take(self, unit: int, now: float) -> None:
+        if unit in self.busy:
+            return
+        number = self._next(unit, now)
+        if number < 0:
+            return
+        core = unit // 2
+        ahead = PREFETCH_SHARE * self.problem.cores[core].type.sram.capacity / self.rates[core]
+        self.loaded[core] = max(self.loaded[core], now - ahead) + self.loads[number]
+        self.start[number] = max(now, self.loaded[core])
+        self.busy.add(unit)
+        heapq.heappush(self.events, (self.start[number] + self.problem.cost(number, core).cycles, number))
+
+    def run(self) -> list[float]:
+        """Return the expected start of each tile."""
+        for number, count in enumerate(self.waiting):
+            if not count:
+                self._offer(number, 0.0)
+        for unit in sorted(set(self.unit_of)):
+            self._take(unit, 0.0)
+        while self.events:
+            now, number = heapq.heappop(self.events)
+            if number < 0:
+                self._take(~number, now)
+                continue
+            self.busy.discard(self.unit_of[number])
+            woken = [self.unit_of[number]]
+            for other in self.after[number]:
+                self.waiting[other] -= 1
+                if not self.waiting[other]:
+                    self._offer(other, now)
+                    woken.append(self.unit_of[other])
+            for unit in woken:
+                self._take(unit, now)
+        return self.start
+
+
+def expected_order(problem: Problem, core_of_cluster: Sequence[int]) -> list[int]:
+    """Return the tiles in the order of their expected starts, phase by phase."""
+    start = _Expectation(problem, core_of_cluster).run()
+    return sorted(range(len(start)), key=lambda tile: (problem.cut.tiles[tile].phase, start[tile], tile))
