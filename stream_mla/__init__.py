@@ -11,13 +11,26 @@ if TYPE_CHECKING:
     from stream_mla.evaluation import evaluate
     from stream_mla.io import load_accelerator, load_model
     from stream_mla.point import Point
+    from stream_mla.policy import POLICIES, Policy
     from stream_mla.workload import Precision, Workload
 
-__all__ = ["Objective", "Point", "Precision", "Workload", "evaluate", "load_accelerator", "load_model"]
+__all__ = [
+    "POLICIES",
+    "Objective",
+    "Point",
+    "Policy",
+    "Precision",
+    "Workload",
+    "evaluate",
+    "load_accelerator",
+    "load_model",
+]
 
 _HOMES = {
+    "POLICIES": "policy",
     "Objective": "cost",
     "Point": "point",
+    "Policy": "policy",
     "Precision": "workload",
     "Workload": "workload",
     "evaluate": "evaluation",

@@ -4,34 +4,41 @@
 
 Several tilings are tried with the greedy scheduler and the best is kept; the solver then improves its schedule.
 What is returned is the replay of the better one, and both opinions passed the checker.
+
+Energy under a latency cap mixes two mappings of products, the fastest and the one of least energy (see `search`).
+Latency-then-energy is the search for latency, then energy under a cap of what was found, within `WITHIN`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import fsum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
 
-from stream_mla.accelerator import Accelerator
 from stream_mla.attention import lower
-from stream_mla.bounds import Bounds, bounds, ideal_cycles
+from stream_mla.bounds import bounds, ideal_cycles
 from stream_mla.cost import Objective
-from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
-from stream_mla.graph import CONTRACTIONS, Kind, OperatorGraph, Role
-from stream_mla.planning import plans
+from stream_mla.errors import InfeasibleError, NoScheduleError
+from stream_mla.graph import OperatorGraph
 from stream_mla.point import Point
-from stream_mla.problem import Problem, price
+from stream_mla.problem import Problem
+from stream_mla.requirements import require
 from stream_mla.result import Result
-from stream_mla.schedule import Schedule, energy_parts_pj, violations
-from stream_mla.schedulers.greedy import greedy
+from stream_mla.schedule import Schedule, violations
+from stream_mla.schedulers.greedy import variants
+from stream_mla.search import Candidate, Pool, Progress, products, standing, tried
 from stream_mla.simulate import replay
-from stream_mla.summary import Solved, summarise
-from stream_mla.tiling import tile, tile_count
+from stream_mla.summary import Solved, Story, summarise
+from stream_mla.tiling import TileGraph
 
-ENOUGH_STEPS = 60_000
-"""The search over tilings ends when those tried have this many tiles and moves together, and one of them fits."""
-MOST_TILES = 500_000
-"""Tilings of more tiles are refused: they would take tens of minutes and all memory."""
-NEAR = 1e-3
-"""It also ends with a greedy schedule within this share of what no tiling can beat."""
+NEAR = 5e-3
+"""The search over tilings also ends with a greedy schedule within this share of what no tiling can beat."""
+PATIENCE, WORTH = 5, 5e-3
+"""And after so many tilings in a row that were not better by this share."""
+ROOM = 1e-2
+"""Other orders of the best tiling are tried where its bound is lower by more than this share."""
+WITHIN = 1e-3
+"""Latency-then-energy may exceed the best latency found by this share."""
+MOST_BLENDS = 3
+"""Tilings whose mappings are chosen operator by operator, under a cap."""
 MOST_ACTIVITIES = 3000
 """The solver is left out where tiles and moves are more than this: it would not improve them in useful time."""
 
@@ -41,181 +48,259 @@ class Outcome:
     """A result with the schedule it describes."""
 
     result: Result
-    problem: Problem
-    schedule: Schedule
+    best: Candidate
+
+    @property
+    def problem(self) -> Problem:
+        """What was scheduled."""
+        return self.best.problem
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule, as replayed."""
+        return self.best.schedule
 
 
-Progress = Callable[[str], None]
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C came when there was a schedule already: the best one, checked, is the `outcome`."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("interrupted")
+        self.outcome = outcome
 
 
-def evaluate(point: Point, progress: Progress = lambda _: None) -> Outcome:
-    """Schedule one point.
+def evaluate(point: Point, progress: Progress = lambda _: None, starts: Sequence[Candidate] = ()) -> Outcome:
+    """Schedule one point, no worse than any of `starts`.
 
-    InfeasibleError is a proof, NoScheduleError means that no tiling that was tried fits; both name tensor, bytes,
-    memory, and what would help.
+    InfeasibleError is a proof, NoScheduleError means that no tiling that was tried fits; both name tensor, bytes and
+    memory. Interrupted, a KeyboardInterrupt, carries the best schedule found until then.
     """
-    return evaluate_graph(point, lower(point.workload, point.scheme), progress)
+    return evaluate_graph(point, lower(point.workload, point.scheme), progress, starts)
 
 
-def evaluate_graph(point: Point, graph: OperatorGraph, progress: Progress = lambda _: None) -> Outcome:
+def evaluate_graph(
+    point: Point, graph: OperatorGraph, progress: Progress = lambda _: None, starts: Sequence[Candidate] = ()
+) -> Outcome:
     """Schedule an operator graph that need not be what the point's scheme lowers to."""
-    _require_precision(graph, point.accelerator)
-    _require_dram(graph, point.accelerator)
-    _require_sram(graph, point.accelerator)
-    problem, limits, first = _best_tiling(point, graph, progress)
-    schedule, solver = first, None
-    value = _value(problem, first)
-    if value - _floor(limits, point.objective) > value * point.gap_limit and point.time_limit_s > 0:
-        schedule, solver = _solve(point, problem, limits, first, progress)
-    result = summarise(point, graph, problem, limits, schedule, first, solver)
-    return Outcome(result=result, problem=problem, schedule=schedule)
+    return evaluate_in(Pool(point, graph, progress), point, graph, progress, starts)
 
 
-def _require_precision(graph: OperatorGraph, accelerator: Accelerator) -> None:
-    """Refuse products that no array can do, all at once."""
-    problems: list[str] = []
-    arrays = [core.type.array for core in accelerator.array_cores() if core.type.array is not None]
-    widest = max((entry.operand for array in arrays for entry in array.precisions), default=0)
-    for operator in (operator for operator in graph.operators if operator.kind in CONTRACTIONS):
-        tensors = [graph.tensors[operand.tensor] for operand in operator.inputs[:2]]
-        bits = max(tensor.element_bits for tensor in tensors)
-        if bits > widest:
-            names = " x ".join(f"{tensor.name} ({tensor.element_bits} bit)" for tensor in tensors)
-            problems.append(f"{operator.name} multiplies {names}, the widest array does {widest} bit: set --bits")
-    if problems:
-        raise SpecError(accelerator.name, problems)
+def evaluate_in(
+    pool: Pool, point: Point, graph: OperatorGraph, progress: Progress, starts: Sequence[Candidate] = ()
+) -> Outcome:
+    """Schedule a graph whose tilings a pool keeps, for several points that differ in what is minimised."""
+    require(graph, point.accelerator)
+    hunt = _Hunt(point, graph, progress)
+    try:
+        hunt.run(pool, starts)
+    except KeyboardInterrupt:
+        if hunt.best is None:
+            raise
+        progress("interrupted: checking the best schedule found")
+        raise Interrupted(hunt.outcome(interrupted=True)) from None
+    return hunt.outcome(interrupted=False)
 
 
-def _require_dram(graph: OperatorGraph, accelerator: Accelerator) -> None:
-    """Refuse a layer whose tensors the DRAM cannot hold."""
-    tensors = [t for t in graph.tensors.values() if t.role in (Role.INPUT, Role.WEIGHT, Role.CACHE, Role.OUTPUT)]
-    need, have = sum(tensor.bits for tensor in tensors), accelerator.dram.capacity
-    if need > have:
-        largest = max(tensors, key=lambda tensor: tensor.bits)
-        raise InfeasibleError(
-            f"{accelerator.name}: weights, cache, input and output need {need // 8:,} B, the DRAM has {have // 8:,} B; "
-            f"the largest is {largest.name} ({largest.role}) with {largest.bits // 8:,} B: "
-            "use a smaller batch or context, fewer --bits, or more DRAM"
-        )
+class _Hunt:
+    """The best schedule found so far of one point, and the ways to better ones."""
 
+    def __init__(self, point: Point, graph: OperatorGraph, progress: Progress) -> None:
+        self.point, self.graph, self.progress = point, graph, progress
+        self.aim = Objective.ENERGY if point.objective is Objective.ENERGY else Objective.LATENCY
+        self.cap = point.latency_cap_cycles
+        self.ideal = ideal_cycles(graph, point.accelerator)
+        self.best: Candidate | None = None
+        self.greedy_cycles = 0
+        self.passes = 2 if point.objective is Objective.LATENCY_THEN_ENERGY else 1
+        """Of the solver, which share its time."""
+        self.solved: list[tuple[TileGraph, Solved]] = []
+        """What the solver said, and of which tiling."""
 
-def _value(problem: Problem, schedule: Schedule) -> float:
-    """What is minimised: cycles or pJ."""
-    if problem.objective is Objective.LATENCY:
-        return schedule.latency_cycles
-    return fsum(energy_parts_pj(problem, schedule).values())
-
-
-def _floor(limits: Bounds, objective: Objective) -> float:
-    return limits.lower_bound_cycles if objective is Objective.LATENCY else limits.energy_pj
-
-
-def _require_sram(graph: OperatorGraph, accelerator: Accelerator) -> None:
-    """Refuse rows that no tiling may cut and no memory can hold."""
-    core = max(accelerator.vector_cores(), key=lambda core: core.type.sram.capacity, default=None)
-    if core is None:
-        return  # that there is no vector unit at all is said where the tiling is planned
-    for operator in (operator for operator in graph.operators if operator.kind in (Kind.NORM, Kind.ROPE)):
-        source, target = (graph.tensors[operand.tensor] for operand in (operator.inputs[0], operator.outputs[0]))
-        row = graph.extents[operator.inputs[0].indices[-1]]
-        need = row * (source.element_bits + target.element_bits)
-        if need > core.type.sram.capacity:
+    def run(self, pool: Pool, starts: Sequence[Candidate]) -> None:
+        """Search; whatever ends this, `best` is the best so far."""
+        name = f"{self.point.workload.model.name} as {self.point.scheme}"
+        if self.cap is not None and self.cap < self.ideal:
             raise InfeasibleError(
-                f"{operator.name} takes whole rows of {row:,} elements: one of {source.name} and its result need "
-                f"{need // 8:,} B, the SRAM of {core.name} has {core.type.sram.capacity // 8:,} B: "
-                f"make it {(need - core.type.sram.capacity + 7) // 8:,} B larger, or use fewer --bits"
+                f"{name} takes at least {self.ideal:,} cycles on {self.point.accelerator.name}, whatever the tiling: "
+                f"more than the latency cap of {self.cap:,}"
+            )
+        all_frugal = self.point.objective is Objective.ENERGY and self.cap is None
+        for start in starts:  # with the mappings that suit the objective
+            frugal = products(start.problem.cut) if all_frugal else frozenset[int]()
+            self._consider(start if self.cap is not None else pool.remapped(start, frugal))
+        if self.point.objective is Objective.LATENCY:
+            self._try_tilings(Objective.LATENCY, enough=self.ideal * (1 + NEAR))
+            self._improve()
+        elif all_frugal:
+            self._try_tilings(Objective.ENERGY, enough=0)
+            self._improve()
+        else:
+            self._under_cap(pool, starts)
+
+    def _try_tilings(self, objective: Objective, enough: float) -> None:
+        least, vain = inf, 0
+        for number, candidate in enumerate(tried(self.point, self.graph, objective, self.progress)):
+            self._consider(candidate)
+            self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
+            value = candidate.value(objective)[0]
+            vain = vain + 1 if value > least * (1 - WORTH) else 0
+            least = min(least, value)
+            if candidate.latency_cycles <= enough or vain == PATIENCE:
+                break
+        self._try_variants(objective)
+
+    def _try_variants(self, objective: Objective) -> None:
+        """Try other orders and placements of the best tiling, where its bound leaves room for them."""
+        if self.best is None or objective is not Objective.LATENCY:
+            return
+        if self.best.latency_cycles <= self.best.bound(objective) * (1 + ROOM):
+            return
+        for schedule in variants(self.best.problem):
+            self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
+            self._say("other orders, ")
+
+    def _under_cap(self, pool: Pool, starts: Sequence[Candidate]) -> None:
+        """Least energy under the cap; without one, least latency first, and what is found is the cap."""
+        fastest: Candidate | None = None
+        for number, candidate in enumerate(pool.fast()):
+            if fastest is None or candidate.latency_cycles < fastest.latency_cycles:
+                fastest = candidate
+            self._consider(candidate)
+            self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
+        assert fastest is not None, "a search without any tiling that fits ends in an error"
+        if self.cap is None:
+            self._try_variants(Objective.LATENCY)
+            self._improve()
+            assert self.best is not None
+            self.cap = int(self.best.latency_cycles * (1 + WITHIN))
+            self.aim = Objective.ENERGY
+            for start in starts:
+                self._consider(start)
+        elif self.best is None:
+            self._hurry(fastest, self.cap)
+        self._save_energy(pool, self.cap)
+        assert self.best is not None
+        self.best = replace(self.best, limits=pool.limits(self.best))
+        self._improve()
+
+    def _hurry(self, fastest: Candidate, cap: int) -> None:
+        """Look for a schedule under the cap with other orders and the solver, as greedy found none."""
+        self.best, self.aim, self.cap = fastest, Objective.LATENCY, None
+        try:
+            self._try_variants(Objective.LATENCY)
+            self._improve()
+        finally:
+            found, self.best, self.aim, self.cap = self.best, None, Objective.ENERGY, cap
+            self._consider(found)
+        if self.best is None:
+            seconds = found.latency_cycles / self.point.accelerator.clock
+            raise NoScheduleError(
+                f"no schedule of {self.point.workload.model.name} as {self.point.scheme} on "
+                f"{self.point.accelerator.name} within {cap:,} cycles was found: the fastest known takes "
+                f"{found.latency_cycles:,} cycles ({seconds * 1e6:,.1f} us), and none can take less than {self.ideal:,}"
             )
 
-
-def _why_none(point: Point, graph: OperatorGraph, reasons: list[str]) -> str:
-    work = point.workload
-    sizes = ", ".join(f"{index}={size}" for index, size in point.tile_sizes.items())
-    largest = max(graph.tensors.values(), key=lambda tensor: tensor.bits)
-    helps = ["a larger SRAM", "fewer --bits"]
-    helps += ["a smaller --batch"] * (work.batch > 1) + ["fewer new tokens"] * (work.query_tokens > 1)
-    helps += ["smaller pieces in --tile"] * bool(sizes)
-    return (
-        f"none of {len(reasons)} tilings of {work.model.name} as {point.scheme} fits {point.accelerator.name}"
-        + (f" with --tile {sizes}" if sizes else "")
-        + f". In the last, {reasons[-1]}. The largest tensor is {largest.name} ({largest.role}), "
-        f"{largest.bits // 8:,} B. What helps: {', '.join(helps[:-1])} or {helps[-1]}"
-    )
-
-
-def _checked(problem: Problem, schedule: Schedule, scheduler: str) -> Schedule:
-    """Return the replay of a schedule; both must obey all rules, and the replay may not be later."""
-    for what, candidate in (("schedule", schedule), ("replay", again := replay(problem, schedule))):
-        if broken := violations(problem, candidate):
-            raise AssertionError(f"the {what} of {scheduler} breaks {len(broken)} rules: {'; '.join(broken[:5])}")
-    if again.latency_cycles > schedule.latency_cycles:
-        raise AssertionError(
-            f"{scheduler} claims {schedule.latency_cycles} cycles, the replay takes {again.latency_cycles}"
+    def _save_energy(self, pool: Pool, cap: int) -> None:
+        """Try frugal mappings on the best schedule and on the tilings that promise most."""
+        assert self.best is not None
+        promising = sorted(
+            (candidate for candidate in pool.fast() if candidate.latency_cycles <= cap),
+            key=lambda candidate: pool.limits(candidate).energy_pj,
         )
-    return again
+        bases = [self.best, *(base for base in promising[:MOST_BLENDS] if base is not self.best)]
+        for number, base in enumerate(bases, start=1):
+            for cheaper in pool.under(base, cap):
+                self._consider(cheaper)
+                self._say(f"mappings of tiling {number} of {len(bases)}, ")
 
+    def _consider(self, candidate: Candidate) -> None:
+        """Keep a candidate that is better than the best, and not over the cap."""
+        if self.cap is not None and candidate.latency_cycles > self.cap:
+            return
+        if self.best is None or candidate.value(self.aim) < self.best.value(self.aim):
+            self.best = candidate
 
-def _best_tiling(point: Point, graph: OperatorGraph, progress: Progress) -> tuple[Problem, Bounds, Schedule]:
-    """Try tilings with the greedy scheduler; keep the best schedule."""
-    best: tuple[float, Problem, Bounds, Schedule] | None = None
-    fits_not: list[str] = []
-    too_many: list[str] = []
-    steps = 0
-    ideal = ideal_cycles(graph, point.accelerator) if point.objective is Objective.LATENCY else 0
-    for number, tiling in enumerate(plans(graph, point.accelerator, point.tile_sizes)):
-        tiles = tile_count(graph, tiling)
-        if best is not None and steps + tiles > ENOUGH_STEPS:
-            break
-        if tiles > MOST_TILES:
-            sram = min(core.type.sram.capacity for core in point.accelerator.cores) // 8
-            too_many.append(f"an SRAM of {sram:,} B would cut it into {tiles:,} tiles, more than {MOST_TILES:,}")
-            continue
-        cut = tile(graph, tiling)
-        problem = price(cut, point.accelerator, point.objective)
-        try:
-            schedule = greedy(problem)
-        except (InfeasibleError, NoScheduleError) as error:
-            fits_not.append(str(error))
-            steps += len(cut.tiles) + len(cut.blocks)
-            progress(f"tiling {number}: {len(cut.tiles)} tiles do not fit")
-            continue
-        limits = bounds(problem)
-        value = _value(problem, schedule)
-        progress(f"tiling {number}: {len(cut.tiles)} tiles, {schedule.latency_cycles} cycles")
-        if best is None or value < best[0]:
-            best = (value, problem, limits, schedule)
-        steps += len(schedule.runs) + len(schedule.moves)
-        if value <= ideal * (1 + NEAR):
-            break
-    if best is None:
-        raise NoScheduleError(_why_none(point, graph, fits_not or too_many))
-    _, problem, limits, schedule = best
-    return problem, limits, _checked(problem, schedule, "greedy")
+    def _say(self, what: str) -> None:
+        if self.best is None:
+            self.progress(f"{what}none under the cap yet")
+            return
+        value, bound = self.best.value(self.aim)[0], self.best.bound(self.aim)
+        self.progress(what + standing(value, bound, self.aim))
 
+    def _improve(self) -> None:
+        """Check the best schedule, and let CP-SAT look for a better one where the bound leaves room."""
+        assert self.best is not None
+        first = self.best = self._checked(self.best)
+        self.greedy_cycles = self.greedy_cycles or first.latency_cycles
+        value = first.value(self.aim)[0]
+        if self.point.time_limit_s == 0 or value - first.bound(self.aim) <= value * self.point.gap_limit:
+            return
+        activities = len(first.schedule.runs) + len(first.schedule.moves)
+        if activities > MOST_ACTIVITIES:
+            self._heard(f"skipped: {activities} tiles and moves", None, 0.0)
+            return
+        if self.aim is Objective.ENERGY and value <= bounds(first.problem).energy_pj * (1 + 1e-12):
+            self._heard("not needed: no placement takes less energy with these mappings", None, 0.0)
+            return
+        from stream_mla.schedulers import cp_sat  # loads OR-Tools, which only this needs
 
-def _solve(
-    point: Point, problem: Problem, limits: Bounds, first: Schedule, progress: Progress
-) -> tuple[Schedule, Solved]:
-    """Improve a schedule with CP-SAT; the schedule given is returned where nothing better is found."""
-    activities = len(first.runs) + len(first.moves)
-    if activities > MOST_ACTIVITIES:
-        return first, Solved(
-            status=f"skipped: {activities} tiles and moves", bound_cycles=None, seconds=0, better=False
+        found = cp_sat.improve(
+            replace(first.problem, objective=self.aim),
+            first.schedule,
+            lower_bound_cycles=first.limits.lower_bound_cycles,
+            energy_bound_pj=first.limits.energy_pj,
+            budget=cp_sat.Budget(
+                time_limit_s=self.point.time_limit_s / self.passes,
+                gap_limit=self.point.gap_limit,
+                seed=self.point.seed,
+                workers=self.point.workers,
+            ),
+            latency_cap_cycles=self.cap if self.aim is Objective.ENERGY else None,
+            progress=lambda value, bound: self.progress(f"cp_sat: {standing(value, bound, self.aim)}"),
         )
-    from stream_mla.schedulers import cp_sat  # loads OR-Tools, which only this needs
+        if found.schedule is not None:
+            self._consider(self._checked(replace(first, schedule=found.schedule, found_by="cp_sat", checked=False)))
+        self._heard(found.status, found.bound_cycles, found.seconds)
+        if found.interrupted:
+            raise KeyboardInterrupt
 
-    found = cp_sat.improve(
-        problem,
-        first,
-        lower_bound_cycles=limits.lower_bound_cycles,
-        budget=cp_sat.Budget(
-            time_limit_s=point.time_limit_s, gap_limit=point.gap_limit, seed=point.seed, workers=point.workers
-        ),
-        progress=progress,
-    )
-    best = first
-    if found.schedule is not None:
-        schedule = _checked(problem, found.schedule, "cp_sat")
-        best = min(first, schedule, key=lambda candidate: (_value(problem, candidate), candidate.latency_cycles))
-    return best, Solved(
-        status=found.status, bound_cycles=found.bound_cycles, seconds=found.seconds, better=best is not first
-    )
+    def _heard(self, status: str, bound_cycles: int | None, seconds: float) -> None:
+        assert self.best is not None
+        said = Solved(objective=self.aim, status=status, bound_cycles=bound_cycles, seconds=seconds)
+        self.solved.append((self.best.problem.cut, said))
+
+    def _checked(self, candidate: Candidate) -> Candidate:
+        """Return the replay of a candidate; both must obey all rules, and the replay may not be later."""
+        if candidate.checked:
+            return candidate
+        problem, schedule = candidate.problem, candidate.schedule
+        for what, entry in (("schedule", schedule), ("replay", again := replay(problem, schedule))):
+            if broken := violations(problem, entry):
+                raise AssertionError(
+                    f"the {what} of {candidate.found_by} breaks {len(broken)} rules: {'; '.join(broken[:5])}"
+                )
+        if again.latency_cycles > schedule.latency_cycles:
+            raise AssertionError(
+                f"{candidate.found_by} claims {schedule.latency_cycles} cycles, the replay takes {again.latency_cycles}"
+            )
+        return replace(candidate, schedule=again, checked=True)
+
+    def outcome(self, *, interrupted: bool) -> Outcome:
+        """Return the best schedule, checked, with its result."""
+        assert self.best is not None
+        best = self._checked(self.best)
+        result = summarise(
+            self.point,
+            self.graph,
+            best,
+            Story(
+                solved=tuple(
+                    said if cut is best.problem.cut else replace(said, bound_cycles=None) for cut, said in self.solved
+                ),
+                greedy_latency_cycles=self.greedy_cycles or best.latency_cycles,
+                latency_cap_cycles=self.cap,
+                start_sha256=best.origin,
+                interrupted=interrupted,
+            ),
+        )
+        return Outcome(result=result, best=best)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.cost import Objective
+from stream_mla.policy import Policy
 from stream_mla.workload import Workload
 
 
@@ -18,6 +19,9 @@ class Point:
     accelerator: Accelerator
     scheme: str
     objective: Objective
+    policy: Policy
+    latency_cap_cycles: int | None = None
+    """With the objective energy: no schedule that takes longer."""
     time_limit_s: float
     """Of the solver; 0 leaves it out."""
     gap_limit: float
@@ -26,6 +30,10 @@ class Point:
     workers: int
     tile_sizes: Mapping[str, int] = field(hash=False)
     """Sizes set by hand, per index; `parts` is the number of parts of the keys."""
+
+    def __post_init__(self) -> None:
+        if self.latency_cap_cycles is not None and self.objective is not Objective.ENERGY:
+            raise ValueError(f"a latency cap needs the objective energy, got {self.objective}")
 
     @property
     def sha256(self) -> str:

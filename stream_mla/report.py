@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stream_mla.accelerator import Accelerator, CoreType
 from stream_mla.errors import StreamMlaError
+from stream_mla.policy import POLICIES
 from stream_mla.result import Result
 from stream_mla.workload import LatentAttention, Model, Workload
 
@@ -38,7 +39,7 @@ _COLUMNS = (
     ("", "x min", ">"),
     ("MACs", "", ">"),
     ("MAC/B", "", ">"),
-    ("bound", "by", "<"),
+    ("bottleneck", "busy %", "<"),
     ("gap", "%", ">"),
     ("status", "", "<"),
     ("tiles", "", ">"),
@@ -47,6 +48,21 @@ _COLUMNS = (
     ("solver", "s", ">"),
 )
 """Two lines of heading, and the side to which cells are aligned."""
+_FRONT_COLUMNS = (
+    ("scheme", "", "<"),
+    ("cap", "cycles", ">"),
+    ("latency", "cycles", ">"),
+    ("", "time", ">"),
+    ("", "x least", ">"),
+    ("energy", "mJ", ">"),
+    ("", "x least", ">"),
+    ("EDP", "uJ s", ">"),
+    ("frugal", "", ">"),
+    ("gap", "%", ">"),
+    ("status", "", "<"),
+    ("tiles", "", ">"),
+    ("found", "by", "<"),
+)
 _LONGEST_NAME = 13
 """Of a resource: longer names are cut, so that a table keeps to its width."""
 _WITHOUT = {"infeasible": "infeasible: there is no schedule", "no_schedule": "no schedule was found in the time given"}
@@ -64,12 +80,19 @@ class Failure:
     batch: int
     status: Literal["infeasible", "no_schedule"]
     error: str
+    fits_with: tuple[str, ...]
+    """Changes that make it fit, each shown by a schedule."""
 
 
 Row = Result | Failure
 
 
-def failure(point: "Point", status: Literal["infeasible", "no_schedule"], error: StreamMlaError) -> Failure:
+def failure(
+    point: "Point",
+    status: Literal["infeasible", "no_schedule"],
+    error: StreamMlaError,
+    changes: Sequence[str] = (),
+) -> Failure:
     """Describe a point without a schedule."""
     return Failure(
         model=point.workload.model.name,
@@ -80,6 +103,7 @@ def failure(point: "Point", status: Literal["infeasible", "no_schedule"], error:
         batch=point.workload.batch,
         status=status,
         error=str(error),
+        fits_with=tuple(changes),
     )
 
 
@@ -96,23 +120,58 @@ def table(point: "Point", rows: Sequence[Row]) -> str:
         _cells(row, name, len(point.accelerator.cores)) if isinstance(row, Result) else [name, _WITHOUT[row.status]]
         for name, row in zip(names, rows, strict=True)
     ]
-    heads = [[column[line] for column in _COLUMNS] for line in (0, 1)]
-    full = [line for line in lines if len(line) == len(_COLUMNS)]
+    notes = [text for note in _notes(point, results) for text in textwrap.wrap(note, WIDTH)]
+    return "\n".join([*_title(point, _aim(point)), "", *_ruled(_COLUMNS, lines), "", *notes])
+
+
+def front_table(point: "Point", rows: Sequence[Result]) -> str:
+    """Return the fronts of one or more schemes as a table, each from its fastest schedule to that of least energy."""
+    lines: list[list[str]] = []
+    for scheme in dict.fromkeys((row.model, row.scheme) for row in rows):
+        front = [row for row in rows if (row.model, row.scheme) == scheme]
+        least_s, least_pj = min(row.latency_s for row in front), min(row.energy_pj for row in front)
+        lines += [_front_cells(row, label(*scheme, point), least_s, least_pj) for row in front]
+    notes = textwrap.wrap(
+        "cap: the latency allowed, empty at the ends (latency-then-energy, energy); x least: over the least of this "
+        "front; EDP: energy times latency; frugal: tiles with the mapping of least energy, not the fastest; "
+        "gap: by how much the energy of this tiling could be less.",
+        WIDTH,
+    )
+    return "\n".join([*_title(point, "latency against energy"), "", *_ruled(_FRONT_COLUMNS, lines), "", *notes])
+
+
+def _front_cells(row: Result, name: str, least_s: float, least_pj: float) -> list[str]:
+    capped = row.objective == "energy" and row.latency_cap_cycles is not None
+    return [
+        name,
+        f"{row.latency_cap_cycles:,}" if capped else "",
+        f"{row.latency_cycles:,}",
+        with_prefix(row.latency_s, "s"),
+        f"{row.latency_s / least_s:.3f}",
+        _digits(row.energy_pj / 1e9),
+        f"{row.energy_pj / least_pj:.4f}",
+        _digits(row.energy_pj * 1e-6 * row.latency_s),
+        f"{row.frugal_tiles:,}",
+        f"{100 * row.energy_gap:.2f}",
+        row.status,
+        f"{row.tiles:,}",
+        row.scheduler,
+    ]
+
+
+def _ruled(columns: Sequence[tuple[str, str, str]], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield heading, rule and lines, aligned; a line with two cells says in the second what is wrong."""
+    heads = [[column[line] for column in columns] for line in (0, 1)]
+    full = [line for line in lines if len(line) == len(columns)]
     widths = [max(map(len, column)) for column in zip(*heads, *full, strict=True)]
-    widths[0] = max(widths[0], *map(len, names))
+    widths[0] = max(widths[0], *(len(line[0]) for line in lines))
     space = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    ruled = [*heads, ["-" * width for width in widths], *lines]
-    wrapped = [text for note in _notes(point, results) for text in textwrap.wrap(note, WIDTH)]
-    return "\n".join([*_title(point), "", *(_line(cells, widths, space) for cells in ruled), "", *wrapped])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], space: str) -> str:
-    """Align the cells of a line; one that says why there is no schedule has two, the last of any length."""
-    if len(cells) < len(widths):
-        return f"{cells[0]:{widths[0]}}{space}{cells[1]}"
-    sides = [side for _, _, side in _COLUMNS]
-    aligned = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True))
-    return space.join(aligned).rstrip()
+    for cells in (*heads, ["-" * width for width in widths], *lines):
+        if len(cells) < len(widths):
+            yield f"{cells[0]:{widths[0]}}{space}{cells[1]}"
+            continue
+        aligned = (f"{cell:{side}{w}}" for cell, (_, _, side), w in zip(cells, columns, widths, strict=True))
+        yield space.join(aligned).rstrip()
 
 
 def label(model: str, scheme: str, point: "Point") -> str:
@@ -120,7 +179,12 @@ def label(model: str, scheme: str, point: "Point") -> str:
     return scheme if model == point.workload.model.name else f"{model}/{scheme}"
 
 
-def _title(point: "Point") -> Iterator[str]:
+def _aim(point: "Point") -> str:
+    cap = point.latency_cap_cycles
+    return f"scheduled for {point.objective}" + (f" within {cap:,} cycles" if cap is not None else "")
+
+
+def _title(point: "Point", aim: str) -> Iterator[str]:
     workload = point.workload
     precision = workload.precision
     yield (
@@ -128,9 +192,11 @@ def _title(point: "Point") -> Iterator[str]:
         f"batch {workload.batch}"
     )
     yield (
-        f"weights {precision.weights} bit, cache {precision.cache} bit, activations {precision.activations} bit; "
-        f"scheduled for {point.objective}"
+        f"weights {precision.weights} bit, cache {precision.cache} bit, activations {precision.activations} bit; {aim}"
     )
+    policy = point.policy
+    if policy != POLICIES["free"]:
+        yield f"fusion {policy.fusion}, prefetch {policy.prefetch}, sharing {'on' if policy.sharing else 'off'}"
 
 
 def _step(workload: Workload) -> str:
@@ -152,7 +218,7 @@ def _cells(row: Result, name: str, cores: int) -> list[str]:
         f"{moved / minimum:.2f}",
         with_prefix(row.macs, ""),
         _digits(row.operational_intensity_macs_per_byte),
-        _cut(row.binding_bound),
+        f"{_cut(row.bottleneck)} {100 * row.bottleneck_share:.1f}",
         f"{100 * row.gap:.2f}",
         row.status,
         f"{row.tiles:,}",
@@ -163,14 +229,23 @@ def _cells(row: Result, name: str, cores: int) -> list[str]:
 
 
 def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
-    least = "latency" if point.objective == "latency" else "energy"
+    least = "energy" if point.objective == "energy" else "latency"
     yield (
         f"gap: how far the schedule can be from the best of its tiling, ({least} - lower bound) / {least}; "
-        "bound by: what limits the latency."
+        f"bottleneck: what is busy for the largest share of the latency{_bounds(point, results)}."
     )
     again = [f"{label(row.model, row.scheme, point)} {extra}" for row in results if (extra := _extra_traffic(row))]
     compared = "x min: DRAM traffic over the least, everything read and written once"
     yield f"{compared}; above it: {', '.join(again)}." if again else f"{compared}."
+    reads = dict.fromkeys(f"{row.cache_reads:.2f}" for row in results)
+    if len(reads) == 1:
+        yield f"The cache is read {_times(next(iter(reads)))}."
+    elif reads:
+        yield (
+            "The cache is read: "
+            + ", ".join(f"{label(row.model, row.scheme, point)} {_times(f'{row.cache_reads:.2f}')}" for row in results)
+            + "."
+        )
     if len(results) > 1:
         fastest = min(results, key=lambda row: row.latency_s)
         thriftiest = min(results, key=lambda row: row.energy_pj)
@@ -181,6 +256,20 @@ def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
             f"{_digits(thriftiest.energy_pj / 1e9)} mJ"
             f"{_against(results, thriftiest, lambda row: row.energy_pj, 'less')}."
         )
+
+
+def _bounds(point: "Point", results: Sequence[Result]) -> str:
+    """Name the bounds on the latency that come from elsewhere than the bottleneck."""
+    other = [
+        f"{label(row.model, row.scheme, point)} {row.binding_bound}"
+        for row in results
+        if row.binding_bound != row.bottleneck
+    ]
+    return f"; what bounds it from below is the same, but for {', '.join(other)}" if other else ""
+
+
+def _times(count: str) -> str:
+    return {"1.00": "once", "2.00": "twice"}.get(count, f"{count.removesuffix('.00')} times")
 
 
 def _extra_traffic(row: Result) -> str:

@@ -12,6 +12,8 @@ class Status(StrEnum):
     """No schedule of this tiling is better."""
     FEASIBLE = "feasible"
     """Valid; the gap says how far from optimal it can be at most."""
+    INTERRUPTED = "interrupted"
+    """Valid; the best of a search that was ended by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class Result:
     activation_bits: int
     partial_bits: int
     objective: str
+    latency_cap_cycles: int | None
+    """Given, or what latency-then-energy found, with its tolerance."""
+    fusion: str
+    prefetch: str
+    sharing: bool
     latency_cycles: int
     latency_s: float
     energy_pj: float
@@ -47,6 +54,11 @@ class Result:
     peak_sram_bytes: Mapping[str, float]
     busy_cycles: Mapping[str, float]
     """Of each kind of resource: cycles it is busy, averaged over the machine's units; of bandwidths, at full rate."""
+    bottleneck: str
+    """The resource that is busy for the largest share of the latency."""
+    bottleneck_share: float
+    cache_reads: float
+    """Bytes read from the cache over the size of the cache: how often it is read."""
     lower_bound_cycles: int
     """No schedule of this tiling is faster."""
     ideal_cycles: int
@@ -60,8 +72,11 @@ class Result:
     energy_gap: float
     status: Status
     scheduler: str
-    """Which scheduler found it: the solver's schedule is taken only if it is better."""
+    """Which scheduler found it: the solver's schedule is taken only if it is better; `start` if it was given."""
+    start_sha256: str
+    """Fingerprint of the stored result that the search started from; empty if none."""
     greedy_latency_cycles: int
+    """Before the solver."""
     solver_status: str
     solver_bound_cycles: int | None
     tiles: int
@@ -69,6 +84,8 @@ class Result:
     cores_used: int
     tiling: Mapping[str, Mapping[str, int]]
     context_parts: int
+    frugal_tiles: int
+    """Products that use the mapping of least energy; the others use the fastest."""
     spilled: tuple[str, ...]
     solve_s: float
     """Wall-clock seconds of the solver; this and `versions` are all that may differ between equal runs."""

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import fsum
 
-from stream_mla.bounds import Bounds, ideal_cycles
+from stream_mla.bounds import ideal_cycles
 from stream_mla.cost import Objective
-from stream_mla.graph import OperatorGraph
+from stream_mla.graph import OperatorGraph, Role
 from stream_mla.point import Point
 from stream_mla.problem import Problem
 from stream_mla.result import Result, Status
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of
+from stream_mla.search import Candidate
 from stream_mla.work import Gemm
 
 
@@ -20,35 +21,42 @@ from stream_mla.work import Gemm
 class Solved:
     """What the solver said, whether or not its schedule was the better one."""
 
+    objective: Objective
     status: str
     bound_cycles: int | None
     seconds: float
-    better: bool
 
 
-def summarise(
-    point: Point,
-    graph: OperatorGraph,
-    problem: Problem,
-    limits: Bounds,
-    schedule: Schedule,
-    first: Schedule,
-    solver: Solved | None,
-) -> Result:
-    """Gather what is to be kept of a schedule; `first` is the greedy one."""
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """How a schedule was found."""
+
+    solved: tuple[Solved, ...]
+    greedy_latency_cycles: int
+    latency_cap_cycles: int | None
+    start_sha256: str
+    interrupted: bool
+
+
+def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story) -> Result:
+    """Gather what is to be kept of a schedule."""
+    problem, schedule, limits = best.problem, best.schedule, best.limits
     latency = schedule.latency_cycles
     breakdown = energy_parts_pj(problem, schedule)
     energy = fsum(breakdown.values())
     cycles = dict(limits.cycles)
-    if solver and solver.bound_cycles is not None:
-        cycles["solver"] = solver.bound_cycles
+    solver_bound = max((run.bound_cycles for run in story.solved if run.bound_cycles is not None), default=None)
+    if solver_bound is not None:
+        cycles["solver"] = solver_bound
     lower = max(cycles.values())
-    gaps = {Objective.LATENCY: (latency - lower) / latency, Objective.ENERGY: (energy - limits.energy_pj) / energy}
-    gap = max(0.0, gaps[point.objective])
+    latency_gap, energy_gap = (latency - lower) / latency, (energy - limits.energy_pj) / energy
+    gap = max(0.0, energy_gap if point.objective is Objective.ENERGY else latency_gap)
     bits = {
         way: sum(problem.cut.blocks[m.block].bits for m in schedule.moves if getattr(m, way) == OFF_CHIP)
         for way in ("source", "target")
     }
+    busy = _busy_cycles(problem, schedule)
+    bottleneck = max(busy, key=lambda resource: busy[resource])
     precision = point.workload.precision
     return Result(
         model=point.workload.model.name,
@@ -63,6 +71,10 @@ def summarise(
         activation_bits=precision.activations,
         partial_bits=precision.partials,
         objective=point.objective,
+        latency_cap_cycles=story.latency_cap_cycles,
+        fusion=point.policy.fusion,
+        prefetch=point.policy.prefetch,
+        sharing=point.policy.sharing,
         latency_cycles=latency,
         latency_s=latency / point.accelerator.clock,
         energy_pj=energy,
@@ -75,27 +87,32 @@ def summarise(
         operational_intensity_macs_per_byte=graph.total_macs / (sum(bits.values()) / 8),
         mac_utilization=_mac_utilization(problem, schedule),
         peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
-        busy_cycles=_busy_cycles(problem, schedule),
+        busy_cycles=busy,
+        bottleneck=bottleneck,
+        bottleneck_share=busy[bottleneck] / latency,
+        cache_reads=_cache_reads(problem, schedule),
         lower_bound_cycles=lower,
         bounds_cycles=cycles,
         ideal_cycles=ideal_cycles(graph, point.accelerator),
         binding_bound=limits.binding,
         gap=gap,
-        latency_gap=max(0.0, gaps[Objective.LATENCY]),
+        latency_gap=max(0.0, latency_gap),
         energy_lower_bound_pj=limits.energy_pj,
-        energy_gap=max(0.0, gaps[Objective.ENERGY]),
-        status=Status.OPTIMAL if gap <= 1e-9 else Status.FEASIBLE,
-        scheduler="cp_sat" if solver and solver.better else "greedy",
-        greedy_latency_cycles=first.latency_cycles,
-        solver_status=_solver_status(point, solver),
-        solver_bound_cycles=solver.bound_cycles if solver else None,
+        energy_gap=max(0.0, energy_gap),
+        status=_status(point, (gap, energy_gap), interrupted=story.interrupted),
+        scheduler=best.found_by,
+        start_sha256=story.start_sha256,
+        greedy_latency_cycles=story.greedy_latency_cycles,
+        solver_status=_solver_status(point, story),
+        solver_bound_cycles=solver_bound,
         tiles=len(schedule.runs),
         moves=len(schedule.moves),
         cores_used=len({run.core for run in schedule.runs}),
         tiling=problem.cut.tiling.sizes,
         context_parts=problem.cut.tiling.parts,
+        frugal_tiles=len(best.frugal),
         spilled=tuple(sorted(problem.cut.tiling.spilled)),
-        solve_s=solver.seconds if solver else 0.0,
+        solve_s=fsum(run.seconds for run in story.solved),
         time_limit_s=point.time_limit_s,
         gap_limit=point.gap_limit,
         seed=point.seed,
@@ -106,9 +123,21 @@ def summarise(
     )
 
 
-def _solver_status(point: Point, solver: Solved | None) -> str:
-    if solver is not None:
-        return solver.status
+def _status(point: Point, gaps: tuple[float, float], *, interrupted: bool) -> Status:
+    """Say what is proven; latency-then-energy is optimal only if both gaps are closed."""
+    open_gap = max(gaps) if point.objective is Objective.LATENCY_THEN_ENERGY else gaps[0]
+    if interrupted:
+        return Status.INTERRUPTED
+    return Status.OPTIMAL if open_gap <= 1e-9 else Status.FEASIBLE
+
+
+def _solver_status(point: Point, story: Story) -> str:
+    if len(story.solved) > 1:
+        return "; ".join(f"{run.objective}: {run.status}" for run in story.solved)
+    if story.solved:
+        return story.solved[0].status
+    if story.interrupted:
+        return "not reached"
     if point.time_limit_s > 0:
         return f"not needed: greedy is within {point.gap_limit:g} of the bound"
     return "not asked for: time limit 0"
@@ -145,6 +174,15 @@ def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:
             share = (move.end - move.start) * route.demand / resource.capacity
             busy[resource.name] = busy.get(resource.name, 0.0) + share
     return busy
+
+
+def _cache_reads(problem: Problem, schedule: Schedule) -> float:
+    """Bits of the cache that are read from DRAM, over the bits of the cache."""
+    tensors = problem.cut.graph.tensors
+    caches = {name for name, tensor in tensors.items() if tensor.role is Role.CACHE}
+    blocks = [problem.cut.blocks[move.block] for move in schedule.moves if move.source == OFF_CHIP]
+    read = sum(block.bits for block in blocks if block.tensor in caches)
+    return read / max(1, sum(tensors[name].bits for name in caches))
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
+from stream_mla.policy import POLICIES, Policy
 from stream_mla.result import Status
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import violations
@@ -29,6 +30,7 @@ def point(
     query: int = 1,
     precision: Precision | None = None,
     objective: Objective = Objective.LATENCY,
+    policy: Policy = POLICIES["free"],
     time_limit_s: float = 0.0,
     gap_limit: float = 0.0,
     tile_sizes: Mapping[str, int] | None = None,
@@ -41,6 +43,7 @@ def point(
         accelerator=io.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
         scheme=scheme,
         objective=objective,
+        policy=policy,
         time_limit_s=time_limit_s,
         gap_limit=gap_limit,
         seed=1,
@@ -85,9 +88,8 @@ def test_the_letters_machine_moves_just_the_letters_bytes(model: str, scheme: st
     assert result.lower_bound_cycles >= dram_bytes / 400
 
 
-@pytest.mark.parametrize(("scheme", "times"), [("mla_rc", 1), ("mla_ru", 2), ("mla_absorbed", 1)])
-def test_four_cores_share_the_work_and_the_cache_is_read_so_often(scheme: str, times: int) -> None:
-    """mla_ru has two groups of heads, each of which reads the cache."""
+@pytest.mark.parametrize("scheme", ["mla_rc", "mla_ru", "mla_absorbed"])
+def test_four_cores_share_the_work_and_the_cache_is_read_once(scheme: str) -> None:
     outcome = evaluate(point("deepseek_v3", scheme, "tpu_like_quad_core", cached=4096))
     ran = {outcome.problem.cores[run.core].name for run in outcome.schedule.runs}
     assert ran == {"core[0]", "core[1]", "core[2]", "core[3]", "simd"}
@@ -100,16 +102,25 @@ def test_four_cores_share_the_work_and_the_cache_is_read_so_often(scheme: str, t
         if move.source == OFF_CHIP and cut.blocks[move.block].tensor == "kv_cache"
     )
     cache = cut.graph.tensors["kv_cache"].bits
-    assert read == times * cache
-    # above the minimum are only those reads and the input, 14,336 B, that each core fetches for itself
+    assert read == cache
+    # above the minimum is only the input, 14,336 B, that each core may fetch for itself
     result = outcome.result
-    assert result.dram_read_bytes - result.dram_minimum_read_bytes <= (times - 1) * cache / 8 + 3 * 14336
+    assert result.cache_reads == 1
+    assert result.bottleneck_share == max(result.busy_cycles.values()) / result.latency_cycles > 0.99
+    assert result.busy_cycles[result.bottleneck] == max(result.busy_cycles.values())
+    assert result.dram_read_bytes - result.dram_minimum_read_bytes <= 3 * 14336
 
 
-@pytest.mark.parametrize("accelerator", io.accelerator_names())
-def test_every_shipped_machine_decodes_and_prefills(accelerator: str) -> None:
+SMALL = [name for name in io.accelerator_names() if len(io.load_accelerator(name).cores) < 40]
+"""What tests/test_machines.py does for the others takes long enough."""
+
+
+@pytest.mark.parametrize("accelerator", SMALL)
+def test_every_small_machine_decodes_and_prefills(accelerator: str) -> None:
+    bits = {"precision": Precision(weights=8, cache=8, activations=8, partials=32)}
     for cached, query in ((512, 1), (0, 64)):
-        result = evaluate(point("deepseek_v2_lite", "mla_absorbed", accelerator, cached=cached, query=query)).result
+        given = point("deepseek_v2_lite", "mla_absorbed", accelerator, cached=cached, query=query)
+        result = evaluate(replace(given, workload=replace(given.workload, **bits))).result
         assert result.ideal_cycles <= result.lower_bound_cycles <= result.latency_cycles
         assert result.energy_lower_bound_pj <= result.energy_pj * (1 + 1e-12)
         assert result.energy_pj == pytest.approx(sum(result.energy_breakdown_pj.values()), rel=1e-12)
@@ -168,9 +179,9 @@ def test_what_no_tiling_fits_says_tensor_bytes_memory_and_help() -> None:
     # w_o is 16,384 x 7,168 B, the SRAM 32 MiB
     assert re.fullmatch(
         r"none of \d+ tilings of deepseek_v3_letter as mla_ru fits flat_cloud with --tile h=128, v=128, e=7168\. "
-        r"In the last, on core, out waits for w_o, which needs 117,440,512 B: [\d,]+ B of 33,554,432 B "
-        r"are free, [\d,]+ B too few(; of \d+ held, the largest are .+)?\. The largest tensor is w_o \(weight\), "
-        r"117,440,512 B\. What helps: a larger SRAM, fewer --bits or smaller pieces in --tile",
+        r"In the last, at cycle [\d,]+, on core, out waits for w_o, which needs 117,440,512 B: "
+        r"[\d,]+ B of 33,554,432 B are free, [\d,]+ B too few(; of \d+ held, the largest are .+)?\. "
+        r"The largest tensor is w_o \(weight\), 117,440,512 B",
         str(caught.value),
     )
 
@@ -181,7 +192,7 @@ def test_rows_that_cannot_be_cut_are_proven_infeasible() -> None:
         evaluate(point("deepseek_v3", "mla_rc", with_sram("flat_cloud", 4096 * 8), cached=1024))
     assert str(caught.value) == (
         "q_latent_norm takes whole rows of 1,536 elements: one of q_latent and its result need 6,144 B, "
-        "the SRAM of core has 4,096 B: make it 2,048 B larger, or use fewer --bits"
+        "the SRAM of core has 4,096 B, 2,048 B too few"
     )
 
 
@@ -201,7 +212,7 @@ def test_a_layer_larger_than_the_dram_is_proven_infeasible() -> None:
         evaluate(point("deepseek_v3_letter", "mla_rc", machine, cached=1024))
     assert str(caught.value) == (
         "flat_cloud: weights, cache, input and output need 174,602,752 B, the DRAM has 100,000,000 B; the largest is "
-        "w_o (weight) with 117,440,512 B: use a smaller batch or context, fewer --bits, or more DRAM"
+        "w_o (weight) with 117,440,512 B"
     )
 
 

@@ -11,6 +11,7 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
 from stream_mla.io import load_accelerator, load_model
 from stream_mla.point import Point
+from stream_mla.policy import POLICIES
 from stream_mla.report import (
     SCHEME_DESCRIPTIONS,
     WIDTH,
@@ -20,6 +21,7 @@ from stream_mla.report import (
     core_facts,
     described,
     failure,
+    front_table,
     model_facts,
     model_line,
     peak_macs,
@@ -40,6 +42,7 @@ POINT = Point(
     accelerator=load_accelerator("flat_cloud"),
     scheme="mla_rc",
     objective=Objective.LATENCY,
+    policy=POLICIES["free"],
     time_limit_s=0.0,
     gap_limit=0.0,
     seed=0,
@@ -60,6 +63,10 @@ RESULT = Result(
     activation_bits=16,
     partial_bits=32,
     objective="latency",
+    latency_cap_cycles=None,
+    fusion="auto",
+    prefetch="on",
+    sharing=True,
     latency_cycles=500_000,
     latency_s=5e-4,
     energy_pj=3.2e10,
@@ -73,6 +80,9 @@ RESULT = Result(
     mac_utilization=0.4,
     peak_sram_bytes={"core": 1e6},
     busy_cycles={"dram": 495_000.0},
+    bottleneck="dram",
+    bottleneck_share=0.99,
+    cache_reads=1.0,
     lower_bound_cycles=495_000,
     ideal_cycles=475_000,
     bounds_cycles={"dram": 495_000},
@@ -83,6 +93,7 @@ RESULT = Result(
     energy_gap=0.0625,
     status=Status.FEASIBLE,
     scheduler="cp_sat",
+    start_sha256="",
     greedy_latency_cycles=510_000,
     solver_status="FEASIBLE",
     solver_bound_cycles=490_000,
@@ -91,6 +102,7 @@ RESULT = Result(
     cores_used=1,
     tiling={"out": {"e": 512}},
     context_parts=1,
+    frugal_tiles=0,
     spilled=(),
     solve_s=4.96,
     time_limit_s=5.0,
@@ -114,7 +126,7 @@ LARGE = replace(
     scheduler="greedy",
     solve_s=0.0,
 )
-FAILED = failure(replace(POINT, scheme="mla_ru"), "infeasible", InfeasibleError("too large"))
+FAILED = failure(replace(POINT, scheme="mla_ru"), "infeasible", InfeasibleError("too large"), ["--batch 1 (now 2)"])
 
 
 def test_table_of_a_comparison(golden: Callable[[str], None]):
@@ -129,6 +141,31 @@ def test_table_of_a_prefill_for_energy(golden: Callable[[str], None]):
     golden(table(point, rows) + "\n")  # without mha_large, the worst row is the measure: 6e-4 / 5e-4 = 1.20
 
 
+def test_table_says_where_rows_differ_in_bound_and_cache_reads():
+    rows = [RESULT, replace(RESULT, scheme="mla_ru", cache_reads=2.0, binding_bound="critical path")]
+    lines = table(replace(POINT, objective=Objective.ENERGY, latency_cap_cycles=600_000), rows).splitlines()
+    assert lines[1].endswith("; scheduled for energy within 600,000 cycles")
+    assert " ".join(lines[9:11]) == (
+        "gap: how far the schedule can be from the best of its tiling, (energy - lower bound) / energy; bottleneck: "
+        "what is busy for the largest share of the latency; what bounds it from below is the same, but for mla_ru "
+        "critical path."
+    )
+    assert "The cache is read: mla_rc once, mla_ru twice." in lines
+    (line,) = [line for line in table(POINT, [replace(RESULT, cache_reads=16.5)]).splitlines() if "cache is" in line]
+    assert line == "The cache is read 16.50 times."
+
+
+def test_table_of_fronts(golden: Callable[[str], None]):
+    # 500 and 650 us, 32 and 24 mJ: 1.3 and 1.3333 of the least; 500 us x 32 mJ = 16 uJ s
+    capped = replace(RESULT, objective="energy", latency_cap_cycles=700_000, latency_cycles=650_000, latency_s=6.5e-4)
+    rows = [
+        replace(RESULT, objective="latency-then-energy", latency_cap_cycles=500_500),
+        replace(capped, energy_pj=2.4e10, frugal_tiles=100),
+        replace(RESULT, scheme="mla_ru", objective="energy", frugal_tiles=347, status=Status.INTERRUPTED),
+    ]
+    golden(front_table(POINT, rows) + "\n")
+
+
 def test_table_keeps_to_its_width():
     wide = replace(
         RESULT,
@@ -136,6 +173,8 @@ def test_table_keeps_to_its_width():
         energy_pj=9.9999e14,
         dram_read_bytes=9.9999e11,
         binding_bound="a link with a very long name",
+        bottleneck="another link with a very long name",
+        bottleneck_share=1.0,
         gap=0.9999,
         tiles=99_999,
         cores_used=132,
@@ -146,7 +185,7 @@ def test_table_keeps_to_its_width():
         replace(POINT, accelerator=cores), [wide, replace(wide, model="mha_scaled", scheme="mha")]
     ).splitlines()
     assert max(map(len, lines)) <= WIDTH
-    assert "a link with.. 99.99" in lines[6]
+    assert "another lin.. 100.0 99.99" in lines[6]
 
 
 def test_rows_without_schedule_keep_their_reason():
@@ -159,6 +198,7 @@ def test_rows_without_schedule_keep_their_reason():
         "batch": 2,
         "status": "infeasible",
         "error": "too large",
+        "fits_with": ["--batch 1 (now 2)"],
     }
 
 

@@ -1,0 +1,1 @@
+"""The handlers of the command line, one module per command, and what they share."""

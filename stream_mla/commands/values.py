@@ -1,0 +1,85 @@
+"""Values of options; argparse puts the option's name before the message."""
+
+import argparse
+
+LARGEST = 2**31 - 1
+"""Of any whole number here: what the solver takes as a seed, and more than any sensible count."""
+TENSORS = ("weights", "cache", "activations", "partials")
+
+
+def positive(text: str) -> int:
+    """Read a count."""
+    return _whole(text, least=1)
+
+
+def not_negative(text: str) -> int:
+    """Read a count that may be 0."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if not least <= number <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be from {least} to {LARGEST}, got {number}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Read a time limit."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}") from None
+    if not 0 <= number <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {LARGEST} seconds, got {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """Read a share of the whole."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a share, such as 0.001, got {text!r}") from None
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
+    return number
+
+
+def cycles_or_seconds(text: str) -> int | float:
+    """Read `500000` as cycles (an int) and `0.5 ms` as seconds (a float)."""
+    from stream_mla.units import SECONDS, parse
+
+    if text.isdecimal():
+        return positive(text)
+    try:
+        number = float(parse(text, SECONDS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected cycles, or a time such as '0.5 ms': {error}") from None
+    if number == 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0, got {text!r}")
+    return number
+
+
+def sizes(text: str) -> dict[str, int]:
+    """Read `h=16,k=512`."""
+    found: dict[str, int] = {}
+    for entry in text.split(","):
+        name, equals, size = entry.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"expected NAME=N, got {entry!r}")
+        if name in found:
+            raise argparse.ArgumentTypeError(f"{name} is given twice: keep one")
+        found[name] = positive(size)
+    return found
+
+
+def bits(text: str) -> dict[str, int]:
+    """Read `weights=8,cache=8`."""
+    found = sizes(text)
+    if unknown := [name for name in found if name not in TENSORS]:
+        raise argparse.ArgumentTypeError(f"no such tensor: {', '.join(unknown)}: use {', '.join(TENSORS)}")
+    return found

@@ -1,0 +1,231 @@
+"""Results on disk: stored, found again, checked again, and what schedules start from."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_mla import io, store
+from stream_mla.cost import Objective
+from stream_mla.errors import SpecError
+from stream_mla.evaluation import Outcome, evaluate
+from stream_mla.point import Point
+from stream_mla.policy import POLICIES
+from stream_mla.result import Status
+from stream_mla.workload import Precision, Workload
+
+Content = dict[str, Any]
+POINT = Point(
+    workload=Workload(
+        model=io.load_model("deepseek_v2_lite"),
+        batch=1,
+        query_tokens=1,
+        cached_tokens=128,
+        precision=Precision(weights=8, cache=8, activations=8, partials=32),
+    ),
+    accelerator=io.load_accelerator("flat_cloud"),
+    scheme="mla_ru",
+    objective=Objective.LATENCY,
+    policy=POLICIES["free"],
+    time_limit_s=0.0,
+    gap_limit=0.0,
+    seed=1,
+    workers=1,
+    tile_sizes={},
+)
+DRAM = POINT.accelerator.dram
+FASTER = replace(POINT, accelerator=replace(POINT.accelerator, dram=replace(DRAM, bandwidth=2 * DRAM.bandwidth)))
+
+
+@pytest.fixture(scope="module")
+def outcome() -> Outcome:
+    return evaluate(POINT)
+
+
+@pytest.fixture
+def path(outcome: Outcome, tmp_path: Path) -> Path:
+    return store.save(tmp_path, POINT, outcome)
+
+
+def edited(path: Path, change: Callable[[Content], None]) -> Path:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_what_is_stored_is_what_is_loaded(outcome: Outcome, path: Path) -> None:
+    stored = store.load(path)
+    assert path.name == f"{POINT.sha256[:16]}.json"
+    assert (stored.result, stored.schedule) == (outcome.result, outcome.schedule)
+    assert stored.tiling == outcome.problem.cut.tiling
+    again = store.rebuilt(stored, POINT)
+    assert again.problem == outcome.problem
+    assert (again.latency_cycles, again.energy_pj) == (outcome.result.latency_cycles, outcome.result.energy_pj)
+    assert again.origin == POINT.sha256
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary file is left
+
+
+@pytest.mark.parametrize("objective", [Objective.ENERGY, Objective.LATENCY_THEN_ENERGY])
+def test_mappings_are_stored_too(objective: Objective, tmp_path: Path) -> None:
+    point = replace(POINT, objective=objective)
+    outcome = evaluate(point)
+    again = store.rebuilt(store.load(store.save(tmp_path, point, outcome)), point)
+    assert again.frugal == outcome.best.frugal
+    assert again.energy_pj == outcome.result.energy_pj
+
+
+def test_a_start_is_never_made_worse(outcome: Outcome, path: Path) -> None:
+    """The search is made poor by pieces set by hand, which the stored schedule does not have."""
+    start = store.rebuilt(store.load(path), POINT)
+    poor = replace(POINT, tile_sizes={"k": 16}, seed=2)
+    alone, warm = evaluate(poor).result, evaluate(poor, starts=[start]).result
+    assert alone.latency_cycles > outcome.result.latency_cycles == warm.latency_cycles
+    assert (warm.scheduler, warm.start_sha256) == ("start", POINT.sha256)
+    assert (alone.scheduler, alone.start_sha256) == ("greedy", "")
+
+
+def test_a_start_may_differ_in_objective_limits_and_seed(path: Path) -> None:
+    stored = store.load(path)
+    other = replace(
+        POINT, objective=Objective.ENERGY, latency_cap_cycles=10**6, time_limit_s=9.0, gap_limit=0.5, seed=7, workers=2
+    )
+    assert store.differences(stored, other) == []
+    assert store.starts(path, [FASTER, other]) == [None, stored]
+
+
+def test_what_does_not_fit_says_what_differs(path: Path) -> None:
+    wider = replace(FASTER, scheme="mla_rc", policy=POLICIES["letter"], workload=replace(POINT.workload, batch=2))
+    with pytest.raises(SpecError) as caught:
+        store.starts(path, [wider])
+    assert str(caught.value) == (
+        f"{path}: 1 problem\n  - stored for another point: workload.batch is 1 there and 2 here; "
+        "accelerator.dram.bandwidth is 3200000000000.0 there and 6400000000000.0 here; "
+        "scheme is 'mla_ru' there and 'mla_rc' here; policy.fusion is 'auto' there and 'on' here; "
+        "policy.prefetch is 'on' there and 'second' here"
+    )
+
+
+def test_many_differences_are_counted(path: Path) -> None:
+    other = replace(POINT, accelerator=io.load_accelerator("h100"))
+    with pytest.raises(SpecError, match=r"; and \d{3,} more$"):
+        store.starts(path, [other])
+
+
+def test_a_folder_gives_the_best_that_fits(outcome: Outcome, tmp_path: Path) -> None:
+    slow = replace(outcome.result, latency_cycles=outcome.result.latency_cycles + 1, energy_pj=1.0)
+    store.save(tmp_path, POINT, outcome)
+    store.save(tmp_path, replace(POINT, seed=5), replace(outcome, result=slow))
+    capped = replace(POINT, objective=Objective.ENERGY, latency_cap_cycles=outcome.result.latency_cycles)
+    points = [POINT, replace(POINT, objective=Objective.ENERGY), capped, FASTER]
+    found = [start and start.result.energy_pj for start in store.starts(tmp_path, points)]
+    best = outcome.result.energy_pj
+    assert found == [best, 1.0, best, None]  # the thrifty one is over the cap
+    with pytest.raises(SpecError, match=r"stored for another point \(the nearest is [0-9a-f]{16}\.json\): accelerator"):
+        store.starts(tmp_path, [FASTER])
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        store.starts(tmp_path, [POINT])
+    assert str(caught.value) == f"{tmp_path}: 1 problem\n  - nothing is stored here"
+
+
+def test_a_schedule_that_breaks_a_rule_is_refused(path: Path) -> None:
+    def hurry(content: Content) -> None:
+        runs = content["schedule"]["runs"]
+        start = runs["fields"].index("start")
+        runs["rows"][0][start] -= 1
+
+    stored = store.load(edited(path, hurry))
+    with pytest.raises(SpecError) as caught:
+        store.rebuilt(stored, POINT)
+    assert re.fullmatch(
+        rf"{path}: 1 problem\n  - the stored schedule breaks \d+ rules of this version, the first: \S+ "
+        r"takes [\d,]+ cycles on core, it costs [\d,]+",
+        str(caught.value),
+    )
+
+
+def newer(content: Content) -> None:
+    content["format"] = 2
+
+
+def without_latency(content: Content) -> None:
+    del content["result"]["latency_cycles"]
+
+
+def without_schedule(content: Content) -> None:
+    del content["schedule"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (newer, "stored in format 2, this version reads 1"),
+        (
+            without_latency,
+            "not a stored result of this version (TypeError: Result.__init__() missing 1 required keyword-only "
+            "argument: 'latency_cycles'): run its point again",
+        ),
+        (
+            without_schedule,
+            "not a stored result of this version (KeyError: 'schedule'): run its point again",
+        ),
+    ],
+)
+def test_files_of_other_versions_are_refused(path: Path, change: Callable[[Content], None], problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        store.load(edited(path, change))
+    assert str(caught.value) == f"{path}: 1 problem\n  - {problem}"
+
+
+def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text("{")
+    with pytest.raises(SpecError, match="not a stored result of this version"):
+        store.load(file)
+    with pytest.raises(SpecError, match="cannot read it: No such file or directory"):
+        store.load(tmp_path / "y.json")
+
+
+def test_only_the_same_point_is_reused(outcome: Outcome, path: Path) -> None:
+    folder = path.parent
+    assert store.reusable(folder, FASTER) is None
+    stored = store.reusable(folder, POINT)
+    assert stored is not None
+    assert store.is_final(stored)
+    unfinished = replace(outcome, result=replace(outcome.result, status=Status.INTERRUPTED))
+    assert not store.is_final(store.load(store.save(folder, POINT, unfinished)))
+    path.replace(store.path_of(folder, FASTER))
+    with pytest.raises(SpecError, match=r"stored for another point: accelerator\.dram\.bandwidth is 3"):
+        store.reusable(folder, FASTER)
+
+
+def test_a_failed_write_leaves_what_was_there(outcome: Outcome, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_text()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(SpecError) as caught:
+        store.save(path.parent, POINT, outcome)
+    assert str(caught.value) == f"{path.parent}: 1 problem\n  - cannot store a result here: No space left on device"
+    assert path.read_text() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_one_worker_and_a_seed_repeat_exactly(tmp_path: Path) -> None:
+    """The whole file, schedule included; only the seconds of the solver may differ."""
+    point = replace(POINT, scheme="mla_rc", time_limit_s=2.0)
+    contents: list[Any] = []
+    for name in ("a", "b"):
+        content = json.loads(store.save(tmp_path / name, point, evaluate(point)).read_text())
+        assert content["result"].pop("solve_s") > 0
+        contents.append(content)
+    assert contents[0] == contents[1]
