@@ -15,7 +15,7 @@ ifneq ($(SOUND),yes)
 $(shell rm -f $(VENV)/made $(VENV)/installed $(VENV)/installed-dev)
 endif
 
-.PHONY: run test lint benchmark
+.PHONY: run test lint letter benchmark schedulers peers solvers
 
 run: $(VENV)/installed
 	$(VENV)/bin/stream-mla run deepseek_v3 --accelerator flat_cloud --context 4096 --bits weights=8,cache=8,activations=8
@@ -29,8 +29,29 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(VENV)/bin/lint-imports
 
+# the letter's figures, with what they hide, in letter/: about ten minutes the first time
+letter: $(VENV)/installed-dev
+	$(VENV)/bin/stream-mla reproduce letter --out letter
+
 benchmark: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest benchmarks
+
+# instances through our scheduler and the alternatives: an hour or two; --quick takes a minute
+schedulers: $(VENV)/installed-dev
+	$(VENV)/bin/python -m benchmarks.schedulers
+
+# the blocks of Stream 2.1.1 beside Stream, which is run too where Python 3.12 is there
+peers: $(VENV)/installed-dev
+	$(VENV)/bin/python -m benchmarks.peers
+
+# the solver's optima on the oldest and the newest OR-Tools that pyproject.toml allows
+solvers: $(VENV)/installed-dev
+	@for version in 9.14.6206 9.15.6755; do \
+		$(PYTHON) -m venv --clear $(VENV)-ortools-$$version && \
+		$(VENV)-ortools-$$version/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "ortools==$$version" && \
+		echo "OR-Tools $$version" && \
+		$(VENV)-ortools-$$version/bin/python -m pytest tests/test_oracle.py tests/test_cp_sat.py || exit 1; \
+	done
 
 $(VENV)/installed: EXTRA =
 $(VENV)/installed-dev: EXTRA = [dev]

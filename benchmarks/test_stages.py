@@ -17,6 +17,7 @@ from stream_mla.attention import lower
 from stream_mla.bounds import bounds
 from stream_mla.cost import Objective
 from stream_mla.planning import plans
+from stream_mla.policy import POLICIES
 from stream_mla.problem import price
 from stream_mla.schedule import violations
 from stream_mla.schedulers.greedy import greedy
@@ -56,7 +57,7 @@ def test_stages_of_decode_at_4096(
     work = Workload(model=shape, batch=1, query_tokens=1, cached_tokens=4096, precision=shape.precision)
     clock = Clock()
     graph = clock.time("lower", lambda: lower(work, scheme))
-    tiling = clock.time("plan", lambda: next(iter(plans(graph, machine, {}))))
+    tiling = clock.time("plan", lambda: next(iter(plans(graph, machine, {}, POLICIES["free"]))))
     cut = clock.time("tile", lambda: tile(graph, tiling))
     problem = clock.time("price", lambda: price(cut, machine, Objective.LATENCY))
     limits = clock.time("bounds", lambda: bounds(problem))
