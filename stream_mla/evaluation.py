@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from stream_mla.attention import lower
-from stream_mla.bounds import bounds, ideal_cycles
+from stream_mla.bounds import Bounds, bounds, ideal_cycles
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.graph import OperatorGraph
@@ -32,7 +32,9 @@ from stream_mla.tiling import TileGraph
 NEAR = 5e-3
 """The search over tilings also ends with a greedy schedule within this share of what no tiling can beat."""
 PATIENCE, WORTH = 5, 5e-3
-"""And after so many tilings in a row that were not better by this share."""
+"""And after so many tilings in a row that were not better by this share,"""
+IN_VAIN = 20_000
+"""or after fewer that had this many tiles and moves together."""
 ROOM = 1e-2
 """Other orders of the best tiling are tried where its bound is lower by more than this share."""
 WITHIN = 1e-3
@@ -138,14 +140,19 @@ class _Hunt:
             self._under_cap(pool, starts)
 
     def _try_tilings(self, objective: Objective, enough: float) -> None:
-        least, vain = inf, 0
-        for number, candidate in enumerate(tried(self.point, self.graph, objective, self.progress)):
+        least, vain, wasted = inf, 0, 0
+
+        def promising(limits: Bounds) -> bool:
+            return objective is not Objective.LATENCY or limits.lower_bound_cycles < least
+
+        for number, candidate in enumerate(tried(self.point, self.graph, objective, self.progress, promising)):
             self._consider(candidate)
             self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
             value = candidate.value(objective)[0]
             vain = vain + 1 if value > least * (1 - WORTH) else 0
+            wasted = wasted + candidate.steps if vain else 0
             least = min(least, value)
-            if candidate.latency_cycles <= enough or vain == PATIENCE:
+            if candidate.latency_cycles <= enough or vain == PATIENCE or wasted > IN_VAIN:
                 break
         self._try_variants(objective)
 

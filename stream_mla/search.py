@@ -24,7 +24,7 @@ from stream_mla.simulate import replay
 from stream_mla.tiling import TileGraph, tile, tile_count
 from stream_mla.work import Gemm
 
-ENOUGH_STEPS = 60_000
+ENOUGH_STEPS = 40_000
 """The search over tilings ends when those tried have this many tiles and moves together, and one of them fits."""
 MOST_TILES = 500_000
 """Tilings of more tiles are refused: they would take tens of minutes and all memory."""
@@ -50,6 +50,11 @@ class Candidate:
     """Fingerprint of the point of a stored result that this is, or stems from."""
     checked: bool = False
     """Whether it is a replay that passed the checker, as did what was replayed."""
+
+    @property
+    def steps(self) -> int:
+        """Tiles and moves: what it costs to find and check."""
+        return len(self.schedule.runs) + len(self.schedule.moves)
 
     @cached_property
     def latency_cycles(self) -> int:
@@ -96,16 +101,29 @@ def _mixed(fast: Problem, thrifty: Problem, frugal: frozenset[int]) -> Problem:
     return replace(fast, costs=tuple(slow if number in frugal else quick for number, (quick, slow) in costs))
 
 
-def scheduled(problem: Problem) -> Candidate:
+def scheduled(problem: Problem, limits: Bounds | None = None) -> Candidate:
     """Return the greedy schedule of a problem, priced for one objective, as a candidate."""
     frugal = products(problem.cut) if problem.objective is Objective.ENERGY else frozenset[int]()
     return Candidate(
-        problem=problem, limits=bounds(problem), schedule=greedy(problem), frugal=frugal, found_by="greedy"
+        problem=problem,
+        limits=bounds(problem) if limits is None else limits,
+        schedule=greedy(problem),
+        frugal=frugal,
+        found_by="greedy",
     )
 
 
-def tried(point: Point, graph: OperatorGraph, objective: Objective, progress: Progress) -> Iterator[Candidate]:
-    """Yield a candidate of every tiling that fits; NoScheduleError if none does."""
+def tried(
+    point: Point,
+    graph: OperatorGraph,
+    objective: Objective,
+    progress: Progress,
+    promising: Callable[[Bounds], bool] = lambda _: True,
+) -> Iterator[Candidate]:
+    """Yield a candidate of every tiling that fits; NoScheduleError if none does.
+
+    Once there is one, tilings whose bounds are not promising are not scheduled.
+    """
     fits_not: list[str] = []
     too_many: list[str] = []
     steps, found = 0, False
@@ -118,15 +136,21 @@ def tried(point: Point, graph: OperatorGraph, objective: Objective, progress: Pr
             too_many.append(f"an SRAM of {sram:,} B would cut it into {tiles:,} tiles, more than {MOST_TILES:,}")
             continue
         cut = tile(graph, tiling)
+        problem = price(cut, point.accelerator, objective)
+        limits = bounds(problem)
+        if found and not promising(limits):
+            steps += tiles
+            progress(f"tiling {number}: {tiles:,} tiles, cannot be better")
+            continue
         try:
-            candidate = scheduled(price(cut, point.accelerator, objective))
+            candidate = scheduled(problem, limits)
         except (InfeasibleError, NoScheduleError) as error:
             fits_not.append(str(error))
             steps += len(cut.tiles) + len(cut.blocks)
             progress(f"tiling {number}: {len(cut.tiles):,} tiles do not fit")
             continue
         found = True
-        steps += len(candidate.schedule.runs) + len(candidate.schedule.moves)
+        steps += candidate.steps
         yield candidate
     if not found:
         raise NoScheduleError(_why_none(point, graph, fits_not or too_many))
