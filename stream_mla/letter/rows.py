@@ -89,7 +89,7 @@ def deviations(rows: Iterable[Row], figure: str) -> Mapping[Curve, Deviation]:
 
 
 def read(path: Path) -> list[Row]:
-    """Read the rows of a CSV file."""
+    """Read the rows of a CSV file; lines that begin with # are comments."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
             Row(
@@ -100,7 +100,7 @@ def read(path: Path) -> list[Row]:
                 x=float(entry["x"]),
                 y=float(entry["y"]),
             )
-            for entry in csv.DictReader(file)
+            for entry in csv.DictReader(line for line in file if not line.startswith("#"))
         ]
 
 
