@@ -59,7 +59,7 @@ def ideal_cycles(graph: OperatorGraph, accelerator: Accelerator) -> int:
         width = max(graph.tensors[operand.tensor].element_bits for operand in operator.inputs[:2])
         arrays = (core.type.array for core in accelerator.array_cores())
         able = [(array, entry) for array in arrays if array is not None and (entry := array.precision(width))]
-        peak = sum(array.rows * array.columns * entry.macs_per_element for array, entry in able)
+        peak = sum(array.elements * entry.macs_per_element for array, entry in able)
         compute += graph.macs(operator) / peak
     return max(1, int(max(*moved, compute)))
 

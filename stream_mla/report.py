@@ -356,7 +356,7 @@ def peak_macs(accelerator: Accelerator) -> dict[int, float]:
     for array in arrays:
         for width in widths:
             if entry := array.precision(width):
-                peaks[width] += array.rows * array.columns * entry.macs_per_element * accelerator.clock
+                peaks[width] += array.elements * entry.macs_per_element * accelerator.clock
     return peaks
 
 
@@ -391,7 +391,7 @@ def core_facts(core: CoreType) -> Iterator[str]:
     """Yield what follows from a core type."""
     for entry in core.array.precisions if core.array else ():
         assert core.array is not None
-        macs = core.array.rows * core.array.columns * entry.macs_per_element
+        macs = core.array.elements * entry.macs_per_element
         yield f"peak at {entry.operand} bit: {macs:,.10g} MAC/cycle"
     if core.vector:
         yield f"vector unit: {core.vector.operations_per_cycle:,} op/cycle"
