@@ -65,6 +65,7 @@ _FRONT_COLUMNS = (
 )
 _LONGEST_NAME = 13
 """Of a resource: longer names are cut, so that a table keeps to its width."""
+_MOST_LIMITS = 3
 _WITHOUT = {"infeasible": "infeasible: there is no schedule", "no_schedule": "no schedule was found in the time given"}
 
 
@@ -246,8 +247,10 @@ def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
             + ", ".join(f"{label(row.model, row.scheme, point)} {_times(f'{row.cache_reads:.2f}')}" for row in results)
             + "."
         )
-    if len(results) > 1:
-        fastest = min(results, key=lambda row: row.latency_s)
+    fastest = min(results, key=lambda row: row.latency_s, default=None)
+    if fastest is not None:
+        yield _limits(point, fastest)
+    if fastest is not None and len(results) > 1:
         thriftiest = min(results, key=lambda row: row.energy_pj)
         yield (
             f"Fastest: {label(fastest.model, fastest.scheme, point)}, {with_prefix(fastest.latency_s, 's')}"
@@ -256,6 +259,17 @@ def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
             f"{_digits(thriftiest.energy_pj / 1e9)} mJ"
             f"{_against(results, thriftiest, lambda row: row.energy_pj, 'less')}."
         )
+
+
+def _limits(point: "Point", row: Result) -> str:
+    """Say what would relieve a row: what binds it, and what binds then."""
+    names: dict[int, list[str]] = {}
+    for name, cycles in row.bounds_cycles.items():
+        names.setdefault(cycles, []).append(name)
+    limits = sorted(names.items(), reverse=True)[:_MOST_LIMITS]
+    told = ", ".join(f"{' and '.join(together)} {cycles:,}" for cycles, together in limits)
+    relief = f"; with more of the first, {100 * limits[1][0] / limits[0][0]:.0f} % of that" if len(limits) > 1 else ""
+    return f"What no schedule of {label(row.model, row.scheme, point)} can beat, in cycles: {told}{relief}."
 
 
 def _bounds(point: "Point", results: Sequence[Result]) -> str:

@@ -1,6 +1,6 @@
 """All instances through all schedulers: a table, and whether it shows what it must.
 
-    python -m benchmarks.schedulers            # 30 s each on 2 cores; over an hour
+    python -m benchmarks.schedulers            # 30 s each, two instances at a time on one core each; an hour
     python -m benchmarks.schedulers --quick    # a few instances, 5 s each
 
 Exit code 1 where a figure is missed; stderr names all of them. Results go to benchmarks/schedulers/results.
@@ -11,6 +11,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.schedulers import results
@@ -66,7 +68,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedulers", description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="cores of each scheduler")
+    parser.add_argument("--jobs", type=int, default=2, help="instances at a time")
     parser.add_argument("--only", default="", help="instances whose name contains this")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
@@ -74,10 +77,12 @@ def main() -> int:
     seconds = arguments.seconds or (5.0 if arguments.quick else 30.0)
     name = "quick" if arguments.quick else "part" if arguments.only else "full"
     rows: list[results.Row] = []
-    for instance in chosen:
-        rows.append(_row(instance, seconds, arguments.workers))
-        _tell(rows[-1])
-        results.save(rows, arguments.out, name, results.setting(seconds, arguments.workers))
+    lines = results.setting(seconds, arguments.workers, arguments.jobs)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for row in pool.map(partial(_row, seconds=seconds, workers=arguments.workers), chosen):
+            rows.append(row)
+            _tell(row)
+            results.save(rows, arguments.out, name, lines)
     missed = results.failures(rows)
     for sentence in missed:
         print(f"missed: {sentence}", file=sys.stderr)

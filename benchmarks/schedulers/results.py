@@ -116,13 +116,13 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def setting(seconds: float, workers: int) -> list[str]:
+def setting(seconds: float, workers: int, jobs: int) -> list[str]:
     """Machine and versions, a line each."""
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     packages = ", ".join(f"{name} {version(name)}" for name in ("stream-mla", "ortools", "numpy"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return [
-        f"{date.today().isoformat()}, {seconds:g} s per scheduler and instance, {workers} workers",
+        f"{date.today().isoformat()}, {seconds:g} s per scheduler and instance, {workers} core each, {jobs} at a time",
         f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB; {platform.platform()}",
         f"Python {platform.python_version()}, {packages}; commit {found.stdout.strip() or 'unknown'}",
     ]

@@ -1,0 +1,7 @@
+"""`python -m stream_mla` is the command line."""
+
+import sys
+
+from stream_mla.cli import main
+
+sys.exit(main())
