@@ -6,7 +6,7 @@ import pytest
 
 from stream_mla.accelerator import CoreType
 from stream_mla.problem import Problem
-from stream_mla.schedulers.expectation import assign, expected_order
+from stream_mla.schedulers.expectation import assign, expected
 from tests.helpers import LARGE, Step, block, core_type, hand_problem, machine, wire, with_last
 
 
@@ -169,7 +169,7 @@ def test_a_vector_core_that_serves_arrays_makes_none_wait_for_another() -> None:
 
 def _names(problem: Problem, *cores: int) -> list[str]:
     """Expected order of the tiles, with the clusters on these cores."""
-    return [problem.cut.tiles[tile].name for tile in expected_order(problem, cores)]
+    return [problem.cut.tiles[tile].name for tile in expected(problem, cores).order]
 
 
 def test_a_vector_core_serves_arrays_in_turn() -> None:

@@ -12,7 +12,7 @@ from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.problem import Problem, activities
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import energy_parts_pj, violations
-from stream_mla.schedulers.expectation import assign, expected_order
+from stream_mla.schedulers.expectation import assign, expected
 from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.greedy import greedy, variants
 from stream_mla.simulate import replay
@@ -211,7 +211,7 @@ def test_an_order_that_needs_too_much_memory_gives_way_to_that_of_the_tiles() ->
     def tight(sram_bits: int) -> Problem:
         return with_last(hand_problem(machine(core_type(sram_bits=sram_bits)), blocks, steps), "out0", "out1")
 
-    order = expected_order(tight(LARGE), [0, 0, 0, 0])
+    order = expected(tight(LARGE), [0, 0, 0, 0]).order
     assert order == [0, 2, 1, 3]
     with pytest.raises(NoScheduleError):
         Forward(tight(700), activities(tight(700), [0, 0, 0, 0]), order).run()

@@ -5,7 +5,7 @@ Two passes over the tiles, neither of which knows memories or bandwidths beyond 
 - `assign` gives each cluster, in tile order, to the core that would be done with it first: after its inputs are made,
   what it reads is sent there, and what the core has begun is done. A cluster that adds up what comes in over a long
   time also waits for all that the core was promised and has not begun, so that such clusters lie on different cores;
-- `expected_order` runs the tiles on these cores. An array works in tile order; tiles of the last operator whose sums
+- `expected` runs the tiles on these cores. An array works in tile order; tiles of the last operator whose sums
   are small wait until the DRAM would idle, so that they stream behind what computes. A unit that serves many arrays
   takes what is ready first, so it serves them in turn. Loads take the time of their core's fair share of the DRAM's
   bandwidth, so cores that stream side by side are served side by side.
@@ -45,8 +45,8 @@ def _can_wait(problem: Problem) -> list[bool]:
 
 
 class _Assignment:
-    def __init__(self, problem: Problem, *, even: bool) -> None:
-        self.problem, self.even = problem, even
+    def __init__(self, problem: Problem, order: Sequence[int], *, even: bool) -> None:
+        self.problem, self.order, self.even = problem, order, even
         count = len(problem.cores)
         self.core_of = [-1] * len(problem.cluster_tiles)
         self.free = np.zeros(2 * count)
@@ -128,7 +128,8 @@ class _Assignment:
 
     def run(self) -> list[int]:
         problem, cut = self.problem, self.problem.cut
-        for number, tile in enumerate(cut.tiles):
+        for number in self.order:
+            tile = cut.tiles[number]
             if self.core_of[tile.cluster] < 0:
                 core = self._best(tile.cluster, number)
                 self.core_of[tile.cluster] = core
@@ -151,9 +152,12 @@ class _Assignment:
         return self.core_of
 
 
-def assign(problem: Problem, *, even: bool = False) -> list[int]:
-    """Give each cluster a core, as the module docstring says; where `even`, promises count for all clusters."""
-    return _Assignment(problem, even=even).run()
+def assign(problem: Problem, order: Sequence[int] | None = None, *, even: bool = False) -> list[int]:
+    """Give each cluster a core, as the module docstring says; where `even`, promises count for all clusters.
+
+    `order` is a topological order of the tiles; without one, theirs.
+    """
+    return _Assignment(problem, range(len(problem.cut.tiles)) if order is None else order, even=even).run()
 
 
 PREFETCH_SHARE = 0.25
@@ -163,8 +167,8 @@ PREFETCH_SHARE = 0.25
 class _Expectation:
     """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
-        self.problem, cut = problem, problem.cut
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int]) -> None:
+        self.problem, self.order, cut = problem, order, problem.cut
         self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
         self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
         self.waiting = [len(before) for before in cut.predecessors]
@@ -176,7 +180,8 @@ class _Expectation:
         self.queue: dict[int, deque[int]] = defaultdict(deque)
         """Of each unit that works in tile order: its tiles, but those that can wait."""
         self.in_order = [core.type.array is not None for core in problem.cores]
-        for number, unit in enumerate(self.unit_of):
+        for number in order:
+            unit = self.unit_of[number]
             if self.in_order[unit // 2] and not self.can_wait[number]:
                 self.queue[unit].append(number)
         self.offered: dict[int, list[tuple[float, int]]] = defaultdict(list)
@@ -196,16 +201,16 @@ class _Expectation:
         share = problem.resources[0].capacity / len(set(self.core_of))
         self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
         seen: set[tuple[int, int, int]] = set()
-        found: list[float] = []
-        for number, tile in enumerate(cut.tiles):
-            core, bits = self.core_of[number], 0
+        found = [0.0] * len(cut.tiles)
+        for number in self.order:
+            tile, core, bits = cut.tiles[number], self.core_of[number], 0
             for block in tile.reads:
                 info = cut.blocks[block]
                 key = (block, core, -1 if info.shared else tile.cluster)
                 if info.via_dram and key not in seen:
                     seen.add(key)
                     bits += info.bits
-            found.append(bits / self.rates[core])
+            found[number] = bits / self.rates[core]
         return found
 
     def _offer(self, number: int, now: float) -> None:
@@ -240,10 +245,11 @@ class _Expectation:
         self.busy.add(unit)
         heapq.heappush(self.events, (self.start[number] + self.problem.cost(number, core).cycles, number))
 
-    def run(self) -> list[float]:
-        """Return the expected start of each tile."""
-        for number, count in enumerate(self.waiting):
-            if not count:
+    def run(self) -> tuple[list[float], float]:
+        """Return the expected start of each tile, and the end of the last."""
+        now = 0.0
+        for number in self.order:
+            if not self.waiting[number]:
                 self._offer(number, 0.0)
         for unit in sorted(set(self.unit_of)):
             self._take(unit, 0.0)
@@ -261,10 +267,22 @@ class _Expectation:
                     woken.append(self.unit_of[other])
             for unit in woken:
                 self._take(unit, now)
-        return self.start
+        return self.start, now
 
 
-def expected_order(problem: Problem, core_of_cluster: Sequence[int]) -> list[int]:
-    """Return the tiles in the order of their expected starts, phase by phase."""
-    start = _Expectation(problem, core_of_cluster).run()
-    return sorted(range(len(start)), key=lambda tile: (problem.cut.tiles[tile].phase, start[tile], tile))
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a choice of cores is expected to come to."""
+
+    order: Sequence[int]
+    """The tiles by their expected starts, phase by phase."""
+    cycles: float
+    """The expected latency."""
+
+
+def expected(problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int] | None = None) -> Expected:
+    """Run the tiles on these cores, each core in a topological order of the tiles; without one, in theirs."""
+    order = range(len(problem.cut.tiles)) if order is None else order
+    start, cycles = _Expectation(problem, core_of_cluster, order).run()
+    phases = [tile.phase for tile in problem.cut.tiles]
+    return Expected(order=sorted(order, key=lambda tile: (phases[tile], start[tile])), cycles=cycles)

@@ -1,8 +1,9 @@
 """Memory-aware list scheduling: always a schedule, or the reason why there is none.
 
-Clusters get cores and tiles get an order from the times at which they are expected to run (`expectation`). Then time
-runs forward in that order (`forward`); where the order needs more memory than there is, in the order of the tiles,
-which is made for little memory.
+Clusters get cores and tiles get an order from the times at which they are expected to run (`expectation`): group after
+group as the tiles stand, or stage by stage (`stages`) where the layer is expected to end sooner by that. Then time runs
+forward in that order (`forward`); where the order needs more memory than there is, in the order of the tiles, which is
+made for little memory.
 """
 
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from collections.abc import Iterator
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
-from stream_mla.schedulers.expectation import assign, expected_order
+from stream_mla.schedulers.expectation import assign, expected
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.stages import stage_order
 from stream_mla.uncollected import uncollected
+
+SOONER = 0.01
+"""Stage by stage must be expected to end sooner by this share: it needs more memory."""
 
 
 @uncollected
@@ -23,11 +28,19 @@ def greedy(problem: Problem) -> Schedule:
     in their order, leaves too little room.
     """
     cores = assign(problem)
-    acts = activities(problem, cores)
-    try:
-        return Forward(problem, acts, expected_order(problem, cores)).run()
-    except StreamMlaError:
-        return Forward(problem, acts).run()
+    plans = [(cores, expected(problem, cores))]
+    by_stage = stage_order(problem.cut)
+    if by_stage != list(range(len(by_stage))):
+        others = assign(problem, by_stage)
+        plan = expected(problem, others, by_stage)
+        if plan.cycles < plans[0][1].cycles * (1 - SOONER):
+            plans.insert(0, (others, plan))
+    for placed, plan in plans:
+        try:
+            return Forward(problem, activities(problem, placed), plan.order).run()
+        except StreamMlaError:
+            continue
+    return Forward(problem, activities(problem, cores)).run()
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:
@@ -35,7 +48,7 @@ def variants(problem: Problem) -> Iterator[Schedule]:
     for even in (False, True):
         cores = assign(problem, even=even)
         acts = activities(problem, cores)
-        for order in (None, expected_order(problem, cores)) if even else (None,):
+        for order in (None, expected(problem, cores).order) if even else (None,):
             try:
                 yield Forward(problem, acts, order).run()
             except StreamMlaError:
