@@ -4,7 +4,7 @@ Estimates only. All cores with an array count as one kind: the rate is that of t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -166,7 +166,7 @@ class Setting:
     graph: OperatorGraph
     machine: MachineEstimate
     forced: Mapping[str, int]
-    """Sizes given by the user, per index; and `parts`."""
+    """Sizes given by the user, per index; and `parts` and `row_parts`."""
     budget_bits: int
     """For the working set of one operator, in the SRAM of a core with an array."""
     small_bits: int
@@ -227,6 +227,8 @@ class Way:
     spill: Spill
     inline: frozenset[str]
     sharing: bool
+    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Contraction -> parts of its rows."""
 
 
 def scaled_setting(

@@ -10,7 +10,8 @@
   runs for it still share a core, and so their loads.
 
 Keys are cut twice: into `parts`, whose contexts are merged at the end and which may therefore lie on different
-cores, and each part into chunks, over which the context is accumulated in place (online softmax).
+cores, and each part into chunks, over which the context is accumulated in place (online softmax). Rows of other
+contractions may be in parts too, which are added up at the end: see `row_parts`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ from itertools import product
 from math import prod
 
 from stream_mla.errors import InfeasibleError
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
+from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operator, OperatorGraph, Role, gemm_indices
 from stream_mla.grid import Grid, Interval, key_pieces, pieces
 from stream_mla.ordering import demand_order
+from stream_mla.row_parts import in_parts, parts_of, rows_of, spread
 from stream_mla.tile_work import Box, gemm_work, region, vector_work
 from stream_mla.uncollected import uncollected
 from stream_mla.work import Gemm, VectorWork
@@ -49,6 +51,8 @@ class Tiling:
     """Operator -> phase: nothing of a phase starts before all tiles of the earlier ones have ended; 0 if missing."""
     inline: frozenset[str] = frozenset()
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
+    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Contraction -> parts of its row pieces, no more than there are, which may lie on different cores; 1 if missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +117,7 @@ class TileGraph:
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     """Tiles that `tile` would make, without making them."""
+    graph = _spread(graph, tiling)
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})
@@ -125,13 +130,34 @@ def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     return count
 
 
+def _spread(graph: OperatorGraph, tiling: Tiling) -> OperatorGraph:
+    """Return the graph with the parts of rows that a tiling asks for, as far as it cuts them."""
+    if not tiling.row_parts:
+        return graph
+    parts = {
+        operator.name: min(tiling.row_parts[operator.name], rows_of(graph, operator, tiling.sizes))
+        for operator in graph.operators
+        if operator.name in tiling.row_parts and parts_of(graph, operator) == 1  # a cut graph may be cut again
+    }
+    return spread(graph, parts)
+
+
 def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[list[dict[str, Interval]]]:
-    """For each index of an operator, the list of its pieces, each as a partial box (keys bring their counters)."""
+    """For each index of an operator, the list of its pieces, each as a partial box (keys bring their counters).
+
+    Rows that are in parts are one entry, the last, which brings the counter of the parts.
+    """
     sizes = tiling.sizes.get(operator.name, {})
     choices: list[list[dict[str, Interval]]] = []
+    parts = parts_of(graph, operator)
+    rows = gemm_indices(operator).k if parts > 1 and operator.kind in CONTRACTIONS else ()
     for index in operator.indices:
         extent = graph.extents[index]
-        if index == "k":
+        if index in rows or (rows and index == PART):
+            continue
+        if index == PART:
+            choices.append([{PART: (0, parts)}])
+        elif index == "k":
             cut = key_pieces(extent, tiling.parts, sizes.get("k", extent))
             choices.append([{"k": chunk, "t": (t, t + 1), "s": (s, s + 1)} for t, (chunk, s) in enumerate(cut)])
         elif index in COUNTERS:
@@ -141,6 +167,9 @@ def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> 
             choices.append([{"w": (0, 2)}])
         else:
             choices.append([{index: piece} for piece in pieces(extent, sizes.get(index, extent))])
+    if rows:
+        cut = product(*(pieces(graph.extents[index], sizes.get(index, graph.extents[index])) for index in rows))
+        choices.append(in_parts([dict(zip(rows, piece, strict=True)) for piece in cut], parts))
     return choices
 
 
@@ -307,7 +336,10 @@ def _predecessors(tiles: Sequence[Tile], block_count: int) -> tuple[list[tuple[i
 
 def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
     """Number the phases of the operators 0, 1, ... without gaps; no operator may need what a later phase makes."""
-    given = {operator.name: tiling.phases.get(operator.name, 0) for operator in graph.operators}
+    given: dict[str, int] = {}
+    for operator in graph.operators:
+        follows = given[graph.operators[len(given) - 1].name] if operator.kind is Kind.SUM else 0  # what it adds up
+        given[operator.name] = tiling.phases.get(operator.name, follows)
     makers: dict[str, str] = {}
     """Of each tensor, the operator of the last phase that makes some of it."""
     for operator in graph.operators:
@@ -330,6 +362,7 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
 @uncollected
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says."""
+    graph = _spread(graph, tiling)
     boxes = {
         operator.name: [
             {index: piece for part in combination for index, piece in part.items()}
@@ -349,7 +382,7 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     blocks = _make_blocks(graph, tiling, grids, tiles)
     predecessors, _ = _predecessors(tiles, len(blocks))
     fused = _joined(tiles, blocks, graph.local | tiling.inline)
-    merges = {operator.name for operator in graph.operators if operator.kind is Kind.MERGE}
+    merges = {operator.name for operator in graph.operators if operator.kind in (Kind.MERGE, Kind.SUM)}
     order = demand_order(tiles, predecessors, fused, tiling.early, merges)
     order = sorted(order, key=lambda number: tiles[number].phase)  # within a phase the order is kept
     tiles = [tiles[number] for number in order]
