@@ -52,7 +52,7 @@ class Tiling:
     inline: frozenset[str] = frozenset()
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
     row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Contraction -> parts of its row pieces, no more than there are, which may lie on different cores; 1 if missing."""
+    """Contraction -> parts of its row pieces, which may lie on different cores, no more than there are; else 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from stream_mla.accelerator import Array, CoreType, Dataflow, Delivery, OperandP
 from stream_mla.attention import lower
 from stream_mla.bounds import ideal_cycles
 from stream_mla.cost import Cost, Grid, Objective, gemm_cost, grids, minimum_gemm_cycles
+from stream_mla.describe import core_facts
 from stream_mla.errors import SpecError
 from stream_mla.estimate import estimate_machine
 from stream_mla.io import check, dump, load_accelerator
-from stream_mla.report import core_facts
 from stream_mla.work import Gemm
 from tests.helpers import core_type, latent, machine, workload
 
