@@ -6,6 +6,7 @@ which is made for little memory.
 """
 
 from collections.abc import Iterator
+from math import inf
 
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
@@ -16,18 +17,18 @@ from stream_mla.uncollected import uncollected
 
 
 @uncollected
-def greedy(problem: Problem) -> Schedule:
+def greedy(problem: Problem, limit: float = inf) -> Schedule:
     """Return a valid schedule.
 
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
-    in their order, leaves too little room.
+    in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
     """
     cores = assign(problem)
     acts = activities(problem, cores)
     try:
-        return Forward(problem, acts, expected_order(problem, cores)).run()
+        return Forward(problem, acts, expected_order(problem, cores)).run(limit)
     except StreamMlaError:
-        return Forward(problem, acts).run()
+        return Forward(problem, acts).run(limit)
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:
