@@ -80,11 +80,17 @@ class Candidate:
         """Return what no schedule of this tiling can beat."""
         return self.limits.energy_pj if objective is Objective.ENERGY else self.limits.lower_bound_cycles
 
-    def value(self, objective: Objective) -> tuple[float, float]:
-        """What is minimised, and what breaks ties."""
-        if objective is Objective.ENERGY:
-            return self.energy_pj, self.latency_cycles
-        return self.latency_cycles, self.energy_pj
+    def value(self, objective: Objective) -> float:
+        """What is minimised."""
+        return self.energy_pj if objective is Objective.ENERGY else self.latency_cycles
+
+    def beats(self, other: "Candidate", objective: Objective) -> bool:
+        """Whether it is better; the other objective breaks ties."""
+        mine, theirs = self.value(objective), other.value(objective)
+        if mine != theirs:
+            return mine < theirs
+        tie = Objective.LATENCY if objective is Objective.ENERGY else Objective.ENERGY
+        return self is not other and self.value(tie) < other.value(tie)
 
 
 def standing(value: float, bound: float, objective: Objective) -> str:
@@ -190,7 +196,7 @@ def improving(values: Iterable[Candidate], objective: Objective) -> Iterator[Can
     least, vain = inf, 0
     for candidate in values:
         yield candidate
-        value = candidate.value(objective)[0]
+        value = candidate.value(objective)
         vain = vain + 1 if value > least * (1 - WORTH) else 0
         least = min(least, value)
         if vain == PATIENCE:
