@@ -48,13 +48,7 @@ def ideal_cycles(graph: OperatorGraph, accelerator: Accelerator) -> int:
 
     Every DRAM byte once, through whatever all loads or all stores must use, at its full rate; or all MACs at peak.
     """
-    resources, routes = find_routes(accelerator)
-    always = {load: _always(len(accelerator.cores), routes, load=load) for load in (True, False)}
-    bits = {True: graph.dram_read_bits, False: graph.dram_write_bits}
-    moved = (
-        sum(bits[load] for load in bits if number in always[load]) * SHARE / usable(resources[number], number, routes)
-        for number in always[True] | always[False]
-    )
+    moved = least_transfer_cycles(accelerator, graph.dram_read_bits, graph.dram_write_bits)
     compute = 0.0
     for operator in (operator for operator in graph.operators if operator.kind in CONTRACTIONS):
         width = max(graph.tensors[operand.tensor].element_bits for operand in operator.inputs[:2])
@@ -62,7 +56,18 @@ def ideal_cycles(graph: OperatorGraph, accelerator: Accelerator) -> int:
         able = [(array, entry) for array in arrays if array is not None and (entry := array.precision(width))]
         peak = sum(array.elements * entry.macs_per_element for array, entry in able)
         compute += graph.macs(operator) / peak
-    return max(1, int(max(*moved, compute)))
+    return max(1, int(max(moved, compute)))
+
+
+def least_transfer_cycles(accelerator: Accelerator, read_bits: int, write_bits: int) -> int:
+    """Return least cycles in which so many bits pass what all loads, or all stores, must use."""
+    resources, routes = find_routes(accelerator)
+    always = {load: _always(len(accelerator.cores), routes, load=load) for load in (True, False)}
+    bits = {True: read_bits, False: write_bits}
+    return max(
+        sum(bits[load] for load in bits if number in always[load]) * SHARE // usable(resources[number], number, routes)
+        for number in always[True] | always[False]
+    )
 
 
 @uncollected

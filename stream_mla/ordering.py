@@ -9,7 +9,7 @@ Depth-first from the results backwards, so that an input is made just before its
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -76,7 +76,7 @@ class _Order:
 
 def demand_order(
     tiles: Sequence[Step],
-    predecessors: Sequence[Sequence[int]],
+    predecessors: Sequence[Collection[int]],
     groups: Sequence[int],
     early: AbstractSet[str],
     soon: AbstractSet[str],
@@ -90,7 +90,7 @@ def demand_order(
         length[tile.chain] += 1
     eager = [length[tile.chain] > 1 for tile in tiles]
     # the step before comes first, so that the inputs of a chain are asked for in the order of its steps
-    predecessors = [
+    ordered = [
         sorted(before, key=lambda other, chain=tile.chain: (tiles[other].chain != chain, other))
         for tile, before in zip(tiles, predecessors, strict=True)
     ]
@@ -104,7 +104,7 @@ def demand_order(
             in_fused[number] = fused
             eager[number] = (eager[number] and (fused or loose)) or tiles[number].operator in soon
     node_of = {number: node for node, group in enumerate(nodes) for number in group}
-    return _walk(nodes, node_of, _Order(predecessors, eager, in_fused))
+    return _walk(nodes, node_of, _Order(ordered, eager, in_fused))
 
 
 def _walk(nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order) -> list[int]:

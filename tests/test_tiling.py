@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from stream_mla.attention import lower
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, OperatorGraph, Role
+from stream_mla.grid import Interval, key_pieces, pieces
 from stream_mla.interpret import execute
-from stream_mla.tiling import Interval, TileGraph, Tiling, key_pieces, pieces, region, tile
+from stream_mla.tile_work import region
+from stream_mla.tiling import TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork
 from tests.helpers import cuttable, graphs, grouped, latent, tilings, uncut, workload
 
