@@ -63,7 +63,8 @@ class _Assignment:
         self.choices: dict[tuple[int, ...], _Choice] = {}
         self.can_wait = _can_wait(problem)
         self.loads = self._load_cycles()
-        self.present: dict[int, set[int]] = defaultdict(set)
+        self.present: dict[int, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(count, dtype=np.bool_))
+        """Of each block: the cores that read it."""
 
     def _sending(self, source: int) -> Times:
         """Cycles that a bit takes from a core to each core; infinite where no path joins them."""
@@ -120,10 +121,8 @@ class _Assignment:
             maker = cut.maker[block]
             source = -1 if maker < 0 or cut.blocks[block].via_dram else self.core_of[cut.tiles[maker].cluster]
             if source >= 0:
-                sending = self._sending(source)[choice.cores] * cut.blocks[block].bits
-                for core in self.present[block]:
-                    sending[choice.cores == core] = 0.0
-                done += sending
+                sending = self._sending(source) * cut.blocks[block].bits
+                done += np.where(self.present[block], 0.0, sending)[choice.cores]
         if len(set(choice.types)) > 1:
             own = {name: sum(problem.costs[member][name].cycles for member in members) for name in set(choice.types)}
             done += np.array([own[name] for name in choice.types])
@@ -141,7 +140,7 @@ class _Assignment:
                 self.given[core] += total
                 for member in members:
                     for block in cut.tiles[member].reads:
-                        self.present[block].add(core)
+                        self.present[block][core] = True
             core = self.core_of[tile.cluster]
             lasts = self._lasts(number, core)
             start = max((self.end[before] for before in cut.predecessors[number]), default=0.0)
