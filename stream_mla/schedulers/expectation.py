@@ -163,7 +163,7 @@ PREFETCH_SHARE = 0.25
 class _Expectation:
     """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], *, fill: bool) -> None:
         self.problem, cut = problem, problem.cut
         self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
         self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
@@ -183,6 +183,9 @@ class _Expectation:
         """Of each unit: the tiles that can start, of those it may take in any order."""
         self.busy: set[int] = set()
         self.loads = self._load_cycles()
+        self.fills = self._fillers() if fill else [False] * len(cut.tiles)
+        """Tiles that may be taken before their turn."""
+        self.taken = [False] * len(cut.tiles)
         used = set(self.core_of)
         self.loaded = dict.fromkeys(used, 0.0)
         """When each core's share of the bandwidth is done with the loads of what has started."""
@@ -208,14 +211,31 @@ class _Expectation:
             found.append(bits / self.rates[core])
         return found
 
+    def _fillers(self) -> list[bool]:
+        """Return which tiles are of clusters that take the DRAM for longer than an array."""
+        spare = [0.0] * len(self.problem.cluster_tiles)
+        for number, tile in enumerate(self.problem.cut.tiles):
+            core = self.core_of[number]
+            computes = self.unit_of[number] % 2 == 0
+            spare[tile.cluster] += self.loads[number] - computes * self.problem.cost(number, core).cycles
+        return [
+            spare[tile.cluster] > 0 and self.in_order[core]
+            for tile, core in zip(self.problem.cut.tiles, self.core_of, strict=True)
+        ]
+
     def _offer(self, number: int, now: float) -> None:
-        if self.can_wait[number] or not self.in_order[self.core_of[number]]:
-            heapq.heappush(self.offered[self.unit_of[number]], (0.0 if self.can_wait[number] else now, number))
+        if self.can_wait[number] or self.fills[number] or not self.in_order[self.core_of[number]]:
+            since = now if not self.in_order[self.core_of[number]] else 0.0
+            heapq.heappush(self.offered[self.unit_of[number]], (since, number))
 
     def _next(self, unit: int, now: float) -> int:
         """Return the tile that a free unit takes, or -1: one that can wait only where the DRAM would idle."""
         queue, offered = self.queue[unit], self.offered[unit]
         core = unit // 2
+        while queue and self.taken[queue[0]]:
+            queue.popleft()
+        while offered and self.taken[offered[0][1]]:
+            heapq.heappop(offered)
         first = queue[0] if queue and not self.waiting[queue[0]] else -1
         if offered:
             loaded = self.loaded[core] + self.loads[offered[0][1]]
@@ -236,6 +256,7 @@ class _Expectation:
         core = unit // 2
         ahead = PREFETCH_SHARE * self.problem.cores[core].type.sram.capacity / self.rates[core]
         self.loaded[core] = max(self.loaded[core], now - ahead) + self.loads[number]
+        self.taken[number] = True
         self.start[number] = max(now, self.loaded[core])
         self.busy.add(unit)
         heapq.heappush(self.events, (self.start[number] + self.problem.cost(number, core).cycles, number))
@@ -264,7 +285,10 @@ class _Expectation:
         return self.start
 
 
-def expected_order(problem: Problem, core_of_cluster: Sequence[int]) -> list[int]:
-    """Return the tiles in the order of their expected starts, phase by phase."""
-    start = _Expectation(problem, core_of_cluster).run()
+def expected_order(problem: Problem, core_of_cluster: Sequence[int], *, fill: bool = False) -> list[int]:
+    """Return the tiles in the order of their expected starts, phase by phase.
+
+    Where `fill`, a tile that takes the DRAM longer than its array is taken before its turn when the DRAM would idle.
+    """
+    start = _Expectation(problem, core_of_cluster, fill=fill).run()
     return sorted(range(len(start)), key=lambda tile: (problem.cut.tiles[tile].phase, start[tile], tile))
