@@ -6,7 +6,7 @@ forward in that order (`forward`); where the order needs more memory than there 
 made for little memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
 from stream_mla.errors import StreamMlaError
@@ -14,6 +14,7 @@ from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.expectation import assign, expected
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.ranks import rank_order
 from stream_mla.schedulers.stages import stage_order
 from stream_mla.uncollected import uncollected
 
@@ -45,12 +46,22 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:
-    """Yield schedules that `greedy` could as well have made: in tile order, and with the work spread evenly."""
-    for even in (False, True):
-        cores = assign(problem, even=even)
-        acts = activities(problem, cores)
-        for order in (None, expected(problem, cores).order) if even else (None,):
-            try:
-                yield Forward(problem, acts, order).run()
-            except StreamMlaError:
-                continue
+    """Yield schedules that `greedy` could as well have made, without those whose order needs too much memory.
+
+    In tile order; with what streams taken while the DRAM would idle; by upward rank; and all that with the work spread
+    evenly, where this makes a difference.
+    """
+    ranked, cores = rank_order(problem), assign(problem)
+    yield from _in_orders(problem, cores, (None, expected(problem, cores, fill=True).order, ranked))
+    if (spread := assign(problem, even=True)) != cores:
+        streamed = (expected(problem, spread, fill=fill).order for fill in (True, False))
+        yield from _in_orders(problem, spread, (None, *streamed, ranked))
+
+
+def _in_orders(problem: Problem, cores: Sequence[int], orders: Iterable[Sequence[int] | None]) -> Iterator[Schedule]:
+    acts = activities(problem, cores)
+    for order in orders:
+        try:
+            yield Forward(problem, acts, order).run()
+        except StreamMlaError:
+            continue
