@@ -348,8 +348,8 @@ def expected(
 ) -> Expected:
     """Run the tiles on these cores, each core in a topological order of the tiles; without one, in theirs.
 
-    Where `fill`, it is not the arrays but the DRAM that should not idle: what loads for longer than it computes is taken
-    before its turn then, and nothing else is.
+    Where `fill`, not the arrays but the DRAM should not idle: what loads for longer than it computes is taken before
+    its turn then, and nothing else is.
     """
     order = range(len(problem.cut.tiles)) if order is None else order
     start, cycles = _Expectation(problem, core_of_cluster, order, fill=fill).run()
