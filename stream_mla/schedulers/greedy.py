@@ -5,7 +5,7 @@ runs forward in that order (`forward`); where the order needs more memory than t
 which is made for little memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 
 from stream_mla.errors import StreamMlaError
@@ -13,6 +13,7 @@ from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.expectation import assign, expected_order
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.uncollected import uncollected
 
 
@@ -31,13 +32,16 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
         return Forward(problem, acts).run(limit)
 
 
-def variants(problem: Problem) -> Iterator[Schedule]:
-    """Yield schedules that `greedy` could as well have made: in tile order, and with the work spread evenly."""
+def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
+    """Yield schedules that `greedy` could as well have made: in tile order, and with the work spread evenly.
+
+    Those that pass the limit, as it is when they are made, are given up.
+    """
     for even in (False, True):
         cores = assign(problem, even=even)
         acts = activities(problem, cores)
         for order in (None, expected_order(problem, cores)) if even else (None,):
             try:
-                yield Forward(problem, acts, order).run()
-            except StreamMlaError:
+                yield Forward(problem, acts, order).run(limit())
+            except (StreamMlaError, BeatenError):
                 continue
