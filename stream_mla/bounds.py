@@ -196,15 +196,17 @@ def _critical_paths(problem: Problem, phases: Sequence[int]) -> list[int]:
     in_dram = [0] * len(cut.blocks)
     done = [0] * len(cut.tiles)
     longest = [0] * (max(phases) + 1)
-    loaded = _load_phases(problem, phases)
+    loaded = _load_phases(problem, phases) if any(phases) else {}
+    loads = [load.cycles(block.bits) + load_latency if block.via_dram else -1 for block in cut.blocks]
+    """Cycles of a load of each block, or -1 where none is needed."""
     for number, (tile, phase) in enumerate(zip(cut.tiles, phases, strict=True)):
-        start = max((done[before] for before in cut.predecessors[number] if phases[before] == phase), default=0)
+        start = max([done[before] for before in cut.predecessors[number] if phases[before] == phase], default=0)
         for block in tile.reads:
             owner = -1 if cut.blocks[block].shared else tile.cluster
-            if cut.blocks[block].via_dram and loaded[block, owner] == phase:
+            if loads[block] >= 0 and (not loaded or loaded[block, owner] == phase):
                 made = cut.maker[block]
                 ready = in_dram[block] if made >= 0 and phases[made] == phase else 0
-                start = max(start, ready + load.cycles(cut.blocks[block].bits) + load_latency)
+                start = max(start, ready + loads[block])
         done[number] = start + problem.minimum_cycles[number]
         longest[phase] = max(longest[phase], done[number])
         for block in tile.writes if tile.last else ():

@@ -11,6 +11,7 @@ Latency-then-energy is the search for latency, then energy under a cap of what w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds, ideal_cycles
@@ -152,9 +153,13 @@ class _Hunt:
         room = 0.0 if self.best.steps <= FEW else ROOM
         if self.best.latency_cycles <= self.best.bound(objective) * (1 + room):
             return
-        for schedule in variants(self.best.problem):
+        for schedule in variants(self.best.problem, self._to_beat):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
+
+    def _to_beat(self) -> float:
+        """Cycles that a better schedule may take."""
+        return inf if self.best is None else self.best.latency_cycles - 1
 
     def _under_cap(self, pool: Pool, starts: Sequence[Candidate]) -> None:
         """Least energy under the cap; without one, least latency first, and what is found is the cap."""

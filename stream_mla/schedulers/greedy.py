@@ -6,7 +6,7 @@ forward in that order (`forward`); where the order needs more memory than there 
 made for little memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 
 from stream_mla.errors import StreamMlaError
@@ -15,6 +15,7 @@ from stream_mla.schedule import Schedule
 from stream_mla.schedulers.expectation import assign, expected
 from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.ranks import rank_order
+from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.schedulers.stages import stage_order
 from stream_mla.uncollected import uncollected
 
@@ -45,23 +46,25 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     return Forward(problem, activities(problem, cores)).run(limit)
 
 
-def variants(problem: Problem) -> Iterator[Schedule]:
+def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
     """Yield schedules that `greedy` could as well have made, without those whose order needs too much memory.
 
     In tile order; with what streams taken while the DRAM would idle; by upward rank; and all that with the work spread
-    evenly, where this makes a difference.
+    evenly, where this makes a difference. Those that pass the limit, as it is when they are made, are given up.
     """
     ranked, cores = rank_order(problem), assign(problem)
-    yield from _in_orders(problem, cores, (None, expected(problem, cores, fill=True).order, ranked))
+    yield from _in_orders(problem, cores, (None, expected(problem, cores, fill=True).order, ranked), limit)
     if (spread := assign(problem, even=True)) != cores:
         streamed = (expected(problem, spread, fill=fill).order for fill in (True, False))
-        yield from _in_orders(problem, spread, (None, *streamed, ranked))
+        yield from _in_orders(problem, spread, (None, *streamed, ranked), limit)
 
 
-def _in_orders(problem: Problem, cores: Sequence[int], orders: Iterable[Sequence[int] | None]) -> Iterator[Schedule]:
+def _in_orders(
+    problem: Problem, cores: Sequence[int], orders: Iterable[Sequence[int] | None], limit: Callable[[], float]
+) -> Iterator[Schedule]:
     acts = activities(problem, cores)
     for order in orders:
         try:
-            yield Forward(problem, acts, order).run()
-        except StreamMlaError:
+            yield Forward(problem, acts, order).run(limit())
+        except (StreamMlaError, BeatenError):
             continue
