@@ -166,8 +166,8 @@ PREFETCH_SHARE = 0.25
 class _Expectation:
     """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
-        self.problem, cut = problem, problem.cut
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], *, ahead: bool) -> None:
+        self.problem, self.ahead, cut = problem, ahead, problem.cut
         self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
         self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
         self.waiting = [len(before) for before in cut.predecessors]
@@ -253,7 +253,7 @@ class _Expectation:
             if first < 0:
                 heapq.heappush(self.events, (loaded, ~unit))  # look again then
         waits = first < 0 or (not self.computes[first] and self.loaded[core] + self._load_cycles(first) > now)
-        if waits and unit % 2 == 0:
+        if waits and self.ahead and unit % 2 == 0:
             ahead = self._ahead(unit, only_computing=first >= 0)
             if ahead >= 0:
                 self.taken.add(ahead)
@@ -315,7 +315,7 @@ class _Expectation:
         return self.start
 
 
-def expected_order(problem: Problem, core_of_cluster: Sequence[int]) -> list[int]:
-    """Return the tiles in the order of their expected starts, phase by phase."""
-    start = _Expectation(problem, core_of_cluster).run()
+def expected_order(problem: Problem, core_of_cluster: Sequence[int], *, ahead: bool = True) -> list[int]:
+    """Return the tiles in the order of their expected starts, phase by phase; unless `ahead`, arrays keep to theirs."""
+    start = _Expectation(problem, core_of_cluster, ahead=ahead).run()
     return sorted(range(len(start)), key=lambda tile: (problem.cut.tiles[tile].phase, start[tile], tile))

@@ -1,8 +1,8 @@
 """Memory-aware list scheduling: always a schedule, or the reason why there is none.
 
 Clusters get cores and tiles get an order from the times at which they are expected to run (`expectation`). Then time
-runs forward in that order (`forward`); where the order needs more memory than there is, in the order of the tiles,
-which is made for little memory.
+runs forward in that order (`forward`); where the order needs more memory than there is, in one in which no array works
+ahead of its turn, and then in the order of the tiles, which is made for little memory.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.balance import balanced
 from stream_mla.schedulers.expectation import assign, expected_order
 from stream_mla.schedulers.forward import Forward
 from stream_mla.uncollected import uncollected
@@ -24,19 +25,27 @@ def greedy(problem: Problem) -> Schedule:
     """
     cores = assign(problem)
     acts = activities(problem, cores)
-    try:
-        return Forward(problem, acts, expected_order(problem, cores)).run()
-    except StreamMlaError:
-        return Forward(problem, acts).run()
+    for ahead in (True, False):
+        try:
+            return Forward(problem, acts, expected_order(problem, cores, ahead=ahead)).run()
+        except StreamMlaError:
+            continue
+    return Forward(problem, acts).run()
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:
-    """Yield schedules that `greedy` could as well have made: in tile order, and with the work spread evenly."""
-    for even in (False, True):
-        cores = assign(problem, even=even)
-        acts = activities(problem, cores)
-        for order in (None, expected_order(problem, cores)) if even else (None,):
-            try:
-                yield Forward(problem, acts, order).run()
-            except StreamMlaError:
-                continue
+    """Yield schedules that `greedy` could as well have made: in tile order, with the promised work spread evenly, and
+    with the work of all cores evened out.
+    """
+    first = assign(problem)
+    even, balance = assign(problem, even=True), balanced(problem, first)
+    tries: list[tuple[list[int], list[int] | None]] = [(first, None)]
+    if even != first:
+        tries += [(even, None), (even, expected_order(problem, even))]
+    if balance not in (first, even):
+        tries.append((balance, expected_order(problem, balance)))
+    for cores, order in tries:
+        try:
+            yield Forward(problem, activities(problem, cores), order).run()
+        except StreamMlaError:
+            continue
