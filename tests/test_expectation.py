@@ -6,7 +6,7 @@ import pytest
 
 from stream_mla.accelerator import CoreType
 from stream_mla.problem import Problem
-from stream_mla.schedulers.expectation import assign, expected
+from stream_mla.schedulers.expectation import Turns, assign, expected
 from tests.helpers import LARGE, Step, block, core_type, hand_problem, machine, wire, with_last
 
 
@@ -377,6 +377,6 @@ def test_what_streams_is_taken_while_the_dram_would_idle() -> None:
     problem = hand_problem(machine(core_type()), blocks, steps)
 
     # w0 could be there at 10, when c0 ends, and w1 at 20, when s0 and c1 have ended (21)
-    order = expected(problem, [0] * 5, fill=True).order
+    order = expected(problem, [0] * 5, turns=Turns.FILL).order
     assert [problem.cut.tiles[tile].name for tile in order] == ["c0", "s0", "c1", "s1", "c2"]
     assert _names(problem, *[0] * 5) == ["c0", "c1", "c2", "s0", "s1"]

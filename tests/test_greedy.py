@@ -246,7 +246,7 @@ def test_variants_are_other_orders_and_an_even_spread() -> None:
 
 def test_variants_that_do_not_fit_are_left_out() -> None:
     assert list(variants(_two_loads(328))) == []
-    assert len(list(variants(_two_loads(336)))) == 3
+    assert len(list(variants(_two_loads(336)))) == 3  # one core: in tile order, streaming, by rank
 
 
 def test_work_goes_to_cores_that_have_the_unit() -> None:

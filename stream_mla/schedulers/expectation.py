@@ -18,6 +18,7 @@ import heapq
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from math import inf
 
 import numpy as np
@@ -166,11 +167,22 @@ PREFETCH_SHARE = 0.25
 """Of an SRAM: what its core may have loaded ahead, in the expectation; and so what it may have made ahead."""
 
 
+class Turns(Enum):
+    """When a tile may be taken before its turn on its array."""
+
+    AHEAD = "ahead"
+    """Where the array would idle, for the next tile waits for others or its load."""
+    FILL = "fill"
+    """Where the DRAM would idle: one that loads for longer than it computes."""
+    KEPT = "kept"
+    """Never, but for tiles that can wait."""
+
+
 class _Expectation:
     """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int], *, fill: bool) -> None:
-        self.problem, self.order, self.fill, cut = problem, order, fill, problem.cut
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int], turns: Turns) -> None:
+        self.problem, self.order, self.turns, cut = problem, order, turns, problem.cut
         self.rank = [0] * len(order)
         for position, number in enumerate(order):
             self.rank[number] = position
@@ -245,7 +257,7 @@ class _Expectation:
             heapq.heappush(self.offered[unit], (0.0 if self.can_wait[number] else now, number))
             return
         heapq.heappush(self.ready[unit][0 if self.computes[number] else 1], self.rank[number])
-        if self.fill and not self.computes[number]:
+        if self.turns is Turns.FILL and not self.computes[number]:
             heapq.heappush(self.offered[unit], (0.0, number))
 
     def _next(self, unit: int, now: float) -> int:
@@ -264,7 +276,7 @@ class _Expectation:
             if first < 0:
                 heapq.heappush(self.events, (loaded, ~unit))  # look again then
         waits = first < 0 or (not self.computes[first] and self.loaded[core] + self._load_cycles(first) > now)
-        if waits and unit % 2 == 0 and not self.fill:
+        if waits and self.turns is Turns.AHEAD and unit % 2 == 0:
             ahead = self._ahead(unit, only_computing=first >= 0)
             if ahead >= 0:
                 return self._before_turn(ahead)
@@ -344,14 +356,13 @@ class Expected:
 
 
 def expected(
-    problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int] | None = None, *, fill: bool = False
+    problem: Problem,
+    core_of_cluster: Sequence[int],
+    order: Sequence[int] | None = None,
+    turns: Turns = Turns.AHEAD,
 ) -> Expected:
-    """Run the tiles on these cores, each core in a topological order of the tiles; without one, in theirs.
-
-    Where `fill`, not the arrays but the DRAM should not idle: what loads for longer than it computes is taken before
-    its turn then, and nothing else is.
-    """
+    """Run the tiles on these cores, each core in a topological order of the tiles; without one, in theirs."""
     order = range(len(problem.cut.tiles)) if order is None else order
-    start, cycles = _Expectation(problem, core_of_cluster, order, fill=fill).run()
+    start, cycles = _Expectation(problem, core_of_cluster, order, turns).run()
     phases = [tile.phase for tile in problem.cut.tiles]
     return Expected(order=sorted(order, key=lambda tile: (phases[tile], start[tile])), cycles=cycles)

@@ -2,8 +2,8 @@
 
 Clusters get cores and tiles get an order from the times at which they are expected to run (`expectation`): group after
 group as the tiles stand, or stage by stage (`stages`) where the layer is expected to end sooner by that. Then time runs
-forward in that order (`forward`); where the order needs more memory than there is, in the order of the tiles, which is
-made for little memory.
+forward in that order (`forward`); where the order needs more memory than there is, in one in which no array works ahead
+of its turn, and then in the order of the tiles, which is made for little memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,8 @@ from math import inf
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
-from stream_mla.schedulers.expectation import assign, expected
+from stream_mla.schedulers.balance import balanced
+from stream_mla.schedulers.expectation import Turns, assign, expected
 from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.ranks import rank_order
 from stream_mla.schedulers.remaining import BeatenError
@@ -43,28 +44,34 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
             return Forward(problem, activities(problem, placed), plan.order).run(limit)
         except StreamMlaError:
             continue
-    return Forward(problem, activities(problem, cores)).run(limit)
+    acts = activities(problem, cores)
+    try:
+        return Forward(problem, acts, expected(problem, cores, turns=Turns.KEPT).order).run(limit)
+    except StreamMlaError:
+        return Forward(problem, acts).run(limit)
 
 
 def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
     """Yield schedules that `greedy` could as well have made, without those whose order needs too much memory.
 
-    In tile order; with what streams taken while the DRAM would idle; by upward rank; and all that with the work spread
-    evenly, where this makes a difference. Those that pass the limit, as it is when they are made, are given up.
+    In tile order; with what streams taken while the DRAM would idle; by upward rank; and so with the promised work
+    spread evenly, and with the work of all cores evened out, where these make a difference. Those that pass the limit,
+    as it is when they are made, are given up.
     """
-    ranked, cores = rank_order(problem), assign(problem)
-    yield from _in_orders(problem, cores, (None, expected(problem, cores, fill=True).order, ranked), limit)
-    if (spread := assign(problem, even=True)) != cores:
-        streamed = (expected(problem, spread, fill=fill).order for fill in (True, False))
-        yield from _in_orders(problem, spread, (None, *streamed, ranked), limit)
-
-
-def _in_orders(
-    problem: Problem, cores: Sequence[int], orders: Iterable[Sequence[int] | None], limit: Callable[[], float]
-) -> Iterator[Schedule]:
-    acts = activities(problem, cores)
-    for order in orders:
-        try:
-            yield Forward(problem, acts, order).run(limit())
-        except (StreamMlaError, BeatenError):
-            continue
+    ranked, first = rank_order(problem), assign(problem)
+    even, balance = assign(problem, even=True), balanced(problem, first)
+    tries: list[tuple[Sequence[int], Iterable[Sequence[int] | None]]] = [
+        (first, (None, expected(problem, first, turns=Turns.FILL).order, ranked))
+    ]
+    if even != first:
+        orders = (expected(problem, even, turns=turns).order for turns in (Turns.FILL, Turns.AHEAD))
+        tries.append((even, (None, *orders, ranked)))
+    if balance not in (first, even):
+        tries.append((balance, (expected(problem, balance).order,)))
+    for cores, orders in tries:
+        acts = activities(problem, cores)
+        for order in orders:
+            try:
+                yield Forward(problem, acts, order).run(limit())
+            except (StreamMlaError, BeatenError):
+                continue
