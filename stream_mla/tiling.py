@@ -49,6 +49,8 @@ class Tiling:
     """Operator -> phase: nothing of a phase starts before all tiles of the earlier ones have ended; 0 if missing."""
     inline: frozenset[str] = frozenset()
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
+    together: frozenset[str] = frozenset()
+    """Tensors of which a core loads a block once for all its users: these run there, one group after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,9 +267,15 @@ def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid]
 
 
 def _joined(
-    tiles: Sequence[Tile], blocks: Sequence[Block], local: frozenset[str], fused: Sequence[int] | None = None
+    tiles: Sequence[Tile],
+    blocks: Sequence[Block],
+    local: frozenset[str],
+    together: frozenset[str] = frozenset(),
+    fused: Sequence[int] | None = None,
 ) -> list[int]:
-    """Number the unions of chains that a local tensor joins, or that one unit runs for the same fused group."""
+    """Number the unions of chains that a local tensor joins, or that read the same block of a tensor in `together`, or
+    that one unit runs for the same fused group.
+    """
     parent: dict[int, int] = {tile.chain: tile.chain for tile in tiles}
 
     def root(chain: int) -> int:
@@ -279,6 +287,7 @@ def _joined(
     holder: dict[object, int] = {}
     for position, tile in enumerate(tiles):
         joints: list[object] = [n for n in (*tile.reads, *tile.writes) if blocks[n].tensor in local]
+        joints += [n for n in tile.reads if blocks[n].tensor in together]
         if fused is not None:
             joints.append((fused[position], type(tile.work)))
         for joint in joints:
@@ -350,10 +359,11 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     predecessors, _ = _predecessors(tiles, len(blocks))
     fused = _joined(tiles, blocks, graph.local | tiling.inline)
     merges = {operator.name for operator in graph.operators if operator.kind is Kind.MERGE}
-    order = demand_order(tiles, predecessors, fused, tiling.early, merges)
+    kin = _joined(tiles, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
+    order = demand_order(tiles, predecessors, fused, tiling.early, merges, kin)
     order = sorted(order, key=lambda number: tiles[number].phase)  # within a phase the order is kept
     tiles = [tiles[number] for number in order]
-    clusters = _joined(tiles, blocks, tiling.local, [fused[number] for number in order])
+    clusters = _joined(tiles, blocks, tiling.local, tiling.together, [fused[number] for number in order])
     tiles = [replace(tile, cluster=cluster) for tile, cluster in zip(tiles, clusters, strict=True)]
     predecessors, maker = _predecessors(tiles, len(blocks))
     users: list[list[int]] = [[] for _ in blocks]

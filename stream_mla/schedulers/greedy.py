@@ -44,11 +44,14 @@ def greedy(problem: Problem) -> Schedule:
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:
-    """Yield schedules that `greedy` could as well have made: in tile order, and with the work spread evenly."""
+    """Yield schedules that `greedy` could as well have made: group after group, where it may have thought stage by
+    stage sooner, in tile order, and with the work spread evenly.
+    """
+    staged = stage_order(problem.cut) != list(range(len(problem.cut.tiles)))
     for even in (False, True):
         cores = assign(problem, even=even)
         acts = activities(problem, cores)
-        for order in (None, expected(problem, cores).order) if even else (None,):
+        for order in (expected(problem, cores).order, None) if even or staged else (None,):
             try:
                 yield Forward(problem, acts, order).run()
             except StreamMlaError:
