@@ -196,7 +196,9 @@ def _cut_merge(setting: Setting, merge: Operator, attention: AttentionCut) -> Si
         heads = math.prod(setting.graph.extents[index] for index in attention.heads)
         wanted = min(setting.machine.array_cores, heads)
         order = [*attention.heads, "b", "q"]
-        return outer_cut(setting, merge, order, least_pieces=wanted, copies=attention.parts)
+        # a vector core that serves arrays has room for a piece of each, and the parts come from as many arrays
+        copies = attention.parts if setting.machine.one_core_does_all else 1
+        return outer_cut(setting, merge, order, least_pieces=wanted, copies=copies)
     if setting.machine.one_core_does_all:
         return {index: size for index, size in attention.sizes.items() if index in merge.indices}
     return outer_cut(setting, merge, [*attention.heads, "q", "b"], start=attention.sizes)
