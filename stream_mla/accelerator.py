@@ -66,17 +66,21 @@ class OperandPrecision:
 
 @dataclass(frozen=True, kw_only=True)
 class Array:
-    """A two-dimensional array of multiply-accumulate elements."""
+    """A two-dimensional array of multiply-accumulate elements, or several alike that share one SRAM."""
 
     rows: int
     columns: int
     delivery: Delivery
     dataflows: tuple[Dataflow, ...]
     precisions: tuple[OperandPrecision, ...]
+    copies: int = 1
+    """Arrays of rows x columns that work side by side in one core: how it is built, not a quantity."""
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1:
             raise ValueError(f"rows and columns must be at least 1, got {self.rows} x {self.columns}")
+        if self.copies < 1:
+            raise ValueError(f"copies must be at least 1, got {self.copies}")
         if not self.dataflows:
             raise ValueError("dataflows must name at least one dataflow")
         if not self.precisions:
@@ -84,6 +88,11 @@ class Array:
         for precision in self.precisions:
             if precision.macs_per_element <= 0:
                 raise ValueError(f"macs_per_element must be > 0, got {precision.macs_per_element:g}")
+
+    @property
+    def elements(self) -> int:
+        """Of all copies."""
+        return self.copies * self.rows * self.columns
 
     def precision(self, operand_bits: int) -> OperandPrecision | None:
         """Return the narrowest precision that holds `operand_bits`, or None where all are narrower."""

@@ -2,7 +2,8 @@
 
 Each is a proof on its own, for the tiling at hand, whatever the cores, the order and the overlap:
 
-- a **resource** must carry its bits: DRAM, and any link that all traffic of a kind must use;
+- a **resource** must carry its bits: DRAM, and any link that all traffic of a kind must use, as far as the rates of
+  routes fill it (five moves of 12.5 GB/s fit into 64 GB/s, and no sixth);
 - the **arrays**, and the **vector units**, must do their tiles, each at its cheapest core;
 - where loads take turns with the arrays (**late** loads), both together, on each core's fastest way in;
 - the **critical path** through tiles and the loads they wait for;
@@ -13,12 +14,12 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, fsum
+from math import ceil, fsum, gcd
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.graph import CONTRACTIONS, OperatorGraph
 from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP, SHARE, Route, find_routes
+from stream_mla.routes import OFF_CHIP, SHARE, Resource, Route, find_routes
 from stream_mla.uncollected import uncollected
 from stream_mla.work import VectorWork
 
@@ -47,21 +48,26 @@ def ideal_cycles(graph: OperatorGraph, accelerator: Accelerator) -> int:
 
     Every DRAM byte once, through whatever all loads or all stores must use, at its full rate; or all MACs at peak.
     """
-    resources, routes = find_routes(accelerator)
-    always = {load: _always(len(accelerator.cores), routes, load=load) for load in (True, False)}
-    bits = {True: graph.dram_read_bits, False: graph.dram_write_bits}
-    moved = (
-        sum(bits[load] for load in bits if number in always[load]) * SHARE / resource.capacity
-        for number, resource in enumerate(resources)
-    )
+    moved = least_transfer_cycles(accelerator, graph.dram_read_bits, graph.dram_write_bits)
     compute = 0.0
     for operator in (operator for operator in graph.operators if operator.kind in CONTRACTIONS):
         width = max(graph.tensors[operand.tensor].element_bits for operand in operator.inputs[:2])
         arrays = (core.type.array for core in accelerator.array_cores())
         able = [(array, entry) for array in arrays if array is not None and (entry := array.precision(width))]
-        peak = sum(array.rows * array.columns * entry.macs_per_element for array, entry in able)
+        peak = sum(array.elements * entry.macs_per_element for array, entry in able)
         compute += graph.macs(operator) / peak
-    return max(1, int(max(*moved, compute)))
+    return max(1, int(max(moved, compute)))
+
+
+def least_transfer_cycles(accelerator: Accelerator, read_bits: int, write_bits: int) -> int:
+    """Return least cycles in which so many bits pass what all loads, or all stores, must use."""
+    resources, routes = find_routes(accelerator)
+    always = {load: _always(len(accelerator.cores), routes, load=load) for load in (True, False)}
+    bits = {True: read_bits, False: write_bits}
+    return max(
+        sum(bits[load] for load in bits if number in always[load]) * SHARE // usable(resources[number], number, routes)
+        for number in always[True] | always[False]
+    )
 
 
 @uncollected
@@ -138,6 +144,12 @@ def _always(cores: int, routes: Mapping[tuple[int, int], Route], *, load: bool) 
     return set[int].intersection(*(set(route.resources) for route in _dram_routes(cores, routes, load=load)))
 
 
+def usable(resource: Resource, number: int, routes: Mapping[tuple[int, int], Route]) -> int:
+    """Return the most of a resource that moves can take at once: each takes the rate of its route, or waits."""
+    step = gcd(*(route.demand for route in routes.values() if number in route.resources))
+    return resource.capacity // step * step if step else resource.capacity
+
+
 def _routes(problem: Problem, *, load: bool) -> list[Route]:
     return _dram_routes(len(problem.cores), problem.routes, load=load)
 
@@ -150,8 +162,8 @@ def _resources(problem: Problem, transfers: Iterable[_Transfer]) -> dict[str, in
         for resource in always[transfer.load]:
             carried[resource] += problem.cut.blocks[transfer.block].bits
     return {
-        resource.name: ceil(bits * SHARE / resource.capacity)
-        for resource, bits in zip(problem.resources, carried, strict=True)
+        resource.name: ceil(bits * SHARE / usable(resource, number, problem.routes))
+        for number, (resource, bits) in enumerate(zip(problem.resources, carried, strict=True))
         if bits
     }
 

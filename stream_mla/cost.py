@@ -10,6 +10,16 @@ Arithmetic
   * The entries of a batch run one after another; only two of m, n, k are unrolled over the array (`Dataflow`),
     and real extents are rounded up to the axes. MACs and bits count real elements, never padding.
 
+Copies (several R x C arrays in one core)
+  * A product is dealt out as a grid: `batch` over s_b copies, m over s_m, n over s_n, with s_b s_m s_n at most the
+    number of copies. Each copy runs a product of ceil(m / s_m) by ceil(n / s_n) by k, for ceil(batch / s_b) entries
+    one after another: below, m, n and batch are these in cycles, and in how often an operand is read. Bits and MACs
+    are those of the whole product. Every grid that no other contains is tried.
+  * k is not dealt out: sums of different arrays would have to be added outside of them.
+  * Copies that share a row or column of the grid work in step, and what they share is one read of the SRAM, broadcast
+    to them: cores of several arrays feed them from one register file (the MXUs of a TPU) or one read of the shared
+    memory (the tensor cores of an SM). Each copy writes it into its own registers. All share the SRAM's bandwidth.
+
 Cycles
   * Broadcast: ceil over each unrolled extent, times the one that is left. No fill and no drain.
   * Systolic: the closed forms of SCALE-Sim's cycle-accurate simulator, for each entry of the batch:
@@ -44,8 +54,8 @@ Energy
   * SRAM: bits read and written times the energy per bit. No leakage, no clock, no control.
   * Vector work: operations times their energy, and SRAM.
 
-Search: every dataflow the array has, with blocks that are powers of two and fit the registers. A larger block
-never moves more, so for each height only the widest is priced. Equal candidates: the one named first.
+Search: every dataflow the array has, every grid of copies, with blocks that are powers of two and fit the registers. A
+larger block never moves more, so for each height only the widest is priced. Equal candidates: the one named first.
 """
 
 import math
@@ -72,7 +82,8 @@ class Cost:
     sram_pj: float
     vector_pj: float
     mapping: str
-    """Dataflow and block, `weight_stationary 2x4`; `vector` for vector work."""
+    """Dataflow and block, `weight_stationary 2x4`, and the grid of copies where there are several, `b1 m2 n2`;
+    `vector` for vector work."""
 
     @property
     def energy_pj(self) -> float:
@@ -96,7 +107,8 @@ def gemm_cost(core: CoreType, work: Gemm, objective: Objective) -> Cost:
     candidates = [
         _price(core, registers, precision, work, mapping)
         for dataflow in array.dataflows
-        for mapping in _mappings(array, registers, precision, dataflow, work)
+        for grid in grids(array.copies, work.batch, work.m, work.n)
+        for mapping in _mappings(array, registers, precision, dataflow, work, grid)
     ]
     if objective is Objective.ENERGY:
         return min(candidates, key=lambda cost: (cost.energy_pj, cost.cycles))
@@ -124,7 +136,7 @@ def vector_cost(core: CoreType, work: VectorWork) -> Cost:
 def minimum_gemm_cycles(core: CoreType, macs: int, operand_bits: Bits) -> float:
     """Return the cycles of `macs` with every element busy: no product on this core takes fewer."""
     array, _, precision = _array_for(core, operand_bits)
-    return macs / (array.rows * array.columns * precision.macs_per_element)
+    return macs / (array.elements * precision.macs_per_element)
 
 
 def _array_for(core: CoreType, operand_bits: Bits) -> tuple[Array, Registers, OperandPrecision]:
@@ -140,8 +152,35 @@ def _array_for(core: CoreType, operand_bits: Bits) -> tuple[Array, Registers, Op
     return core.array, core.registers, precision
 
 
+class Grid(NamedTuple):
+    """How a product is dealt out to the copies of an array."""
+
+    batch: int
+    m: int
+    n: int
+
+    def transposed(self) -> "Grid":
+        """Return the grid of the transposed product."""
+        return Grid(self.batch, self.n, self.m)
+
+
+@lru_cache
+def grids(copies: int, batch: int, m: int, n: int) -> tuple[Grid, ...]:
+    """Return the grids of at most `copies` that none contains, no wider than the product."""
+    found = [
+        Grid(b, rows, min(n, copies // (b * rows)))
+        for b in range(1, min(copies, batch) + 1)
+        for rows in range(1, min(copies // b, m) + 1)
+    ]
+    return tuple(
+        grid
+        for grid in found
+        if not any(other != grid and all(x >= y for x, y in zip(other, grid, strict=True)) for other in found)
+    )
+
+
 class _Mapping(NamedTuple):
-    """One way to run one entry of a batch: steps of the array, and bits moved."""
+    """One way to run a product: steps of the busiest copy, and bits that one entry of the batch moves."""
 
     name: str
     steps: int
@@ -152,7 +191,7 @@ class _Mapping(NamedTuple):
 
 
 def _price(core: CoreType, registers: Registers, precision: OperandPrecision, work: Gemm, mapping: _Mapping) -> Cost:
-    steps = work.batch * mapping.steps
+    steps = mapping.steps
     rate = precision.macs_per_element
     read_bits = work.batch * mapping.sram_read_bits
     write_bits = work.batch * mapping.sram_write_bits
@@ -179,23 +218,30 @@ def _sram_pj(core: CoreType, read_bits: Bits, write_bits: Bits) -> float:
 
 
 def _mappings(
-    array: Array, registers: Registers, precision: OperandPrecision, dataflow: Dataflow, work: Gemm
+    array: Array, registers: Registers, precision: OperandPrecision, dataflow: Dataflow, work: Gemm, grid: Grid
 ) -> Iterator[_Mapping]:
     pack = max(1.0, precision.macs_per_element)
     capacity = 0 if array.delivery is Delivery.SYSTOLIC else registers.capacity
     match dataflow:
         case Dataflow.OUTPUT_STATIONARY:
-            return _output_stationary(array, capacity, pack, work)
+            return _output_stationary(array, capacity, pack, work, grid)
         case Dataflow.WEIGHT_STATIONARY:
-            return _operand_stationary(array, capacity, pack, work, dataflow)
+            return _operand_stationary(array, capacity, pack, work, grid, dataflow)
         case Dataflow.INPUT_STATIONARY:
-            return _operand_stationary(array, capacity, pack, work.transposed(), dataflow)
+            return _operand_stationary(array, capacity, pack, work.transposed(), grid.transposed(), dataflow)
 
 
-def _output_stationary(array: Array, capacity: Bits, pack: float, work: Gemm) -> Iterator[_Mapping]:
+def _name(array: Array, dataflow: Dataflow, height: int, width: int, grid: Grid) -> str:
+    given = grid.transposed() if dataflow is Dataflow.INPUT_STATIONARY else grid
+    over = f" b{given.batch} m{given.m} n{given.n}" if array.copies > 1 else ""
+    return f"{dataflow} {height}x{width}{over}"
+
+
+def _output_stationary(array: Array, capacity: Bits, pack: float, work: Gemm, grid: Grid) -> Iterator[_Mapping]:
     """(m, n) on (rows, columns); k in time."""
     depth = math.ceil(work.k / pack)
-    row_folds, column_folds = _ceil_div(work.m, array.rows), _ceil_div(work.n, array.columns)
+    rows, columns = array.rows * grid.m, array.columns * grid.n
+    row_folds, column_folds = _ceil_div(work.m, rows), _ceil_div(work.n, columns)
     steps = row_folds * column_folds * depth
     if array.delivery is Delivery.SYSTOLIC:
         steps = max(steps, row_folds * column_folds * (depth + array.rows + array.columns - 2) - 1)
@@ -209,28 +255,30 @@ def _output_stationary(array: Array, capacity: Bits, pack: float, work: Gemm) ->
 
     for height, width in _blocks(row_folds, column_folds, fits):
         yield _Mapping(
-            name=f"{Dataflow.OUTPUT_STATIONARY} {height}x{width}",
-            steps=steps,
+            name=_name(array, Dataflow.OUTPUT_STATIONARY, height, width, grid),
+            steps=steps * _ceil_div(work.batch, grid.batch),
             sram_read_bits=a_bits * _ceil_div(column_folds, width)
             + b_bits * _ceil_div(row_folds, height)
             + c_bits * work.accumulates,
             sram_write_bits=c_bits,
             register_read_bits=work.m * work.n * work.k * (work.a_bits + work.b_bits) + sums_bits,
-            register_write_bits=a_bits * _users(work.n, array.columns, width)
-            + b_bits * _users(work.m, array.rows, height)
+            register_write_bits=a_bits * _users(work.n, columns, width)
+            + b_bits * _users(work.m, rows, height)
             + sums_bits,
         )
 
 
 def _operand_stationary(
-    array: Array, capacity: Bits, pack: float, work: Gemm, dataflow: Dataflow
+    array: Array, capacity: Bits, pack: float, work: Gemm, grid: Grid, dataflow: Dataflow
 ) -> Iterator[_Mapping]:
     """(k, n) on (rows, columns), B stays; m in time. Input stationary passes the transposed product."""
     depth = math.ceil(work.k / pack)
-    row_folds, column_folds = _ceil_div(depth, array.rows), _ceil_div(work.n, array.columns)
-    steps, sums = row_folds * column_folds * work.m, row_folds
+    columns = array.columns * grid.n
+    row_folds, column_folds = _ceil_div(depth, array.rows), _ceil_div(work.n, columns)
+    streamed = _ceil_div(work.m, grid.m)
+    steps, sums = row_folds * column_folds * streamed, row_folds
     if array.delivery is Delivery.SYSTOLIC:
-        steps = row_folds * column_folds * (work.m + 2 * array.rows + array.columns - 2) - 1
+        steps = row_folds * column_folds * (streamed + 2 * array.rows + array.columns - 2) - 1
         sums = depth
     a_bits, b_bits = work.m * work.k * work.a_bits, work.k * work.n * work.b_bits
     outputs = work.m * work.n
@@ -243,15 +291,17 @@ def _operand_stationary(
     for height, width in _blocks(row_folds, column_folds, fits):
         spilled_bits = outputs * (_ceil_div(row_folds, height) - 1) * work.sum_bits
         yield _Mapping(
-            name=f"{dataflow} {height}x{width}",
-            steps=steps,
+            name=_name(array, dataflow, height, width, grid),
+            steps=steps * _ceil_div(work.batch, grid.batch),
             sram_read_bits=a_bits * _ceil_div(column_folds, width)
             + b_bits
             + spilled_bits
             + outputs * work.out_bits * work.accumulates,
             sram_write_bits=spilled_bits + outputs * work.out_bits,
             register_read_bits=outputs * work.k * (work.a_bits + work.b_bits) + sums_bits,
-            register_write_bits=a_bits * _users(work.n, array.columns, width) + b_bits + sums_bits,
+            register_write_bits=a_bits * _users(work.n, columns, width)
+            + b_bits * _ceil_div(work.m, streamed)
+            + sums_bits,
         )
 
 

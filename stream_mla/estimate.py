@@ -4,13 +4,14 @@ Estimates only. All cores with an array count as one kind: the rate is that of t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_mla.accelerator import Accelerator, Dataflow, Delivery
+from stream_mla.cost import Grid, grids
 from stream_mla.errors import InfeasibleError
 from stream_mla.graph import OperatorGraph, Role
 from stream_mla.piece_choices import Numbers
@@ -55,6 +56,8 @@ class MachineEstimate:
     """Of one core: the least of those with an array."""
     rows: int
     columns: int
+    copies: int
+    """Arrays of rows x columns in one core."""
     systolic: bool
     dataflows: tuple[Dataflow, ...]
     rates: tuple[tuple[int, float], ...]
@@ -65,6 +68,13 @@ class MachineEstimate:
         read: Reals = (m * k + k * n) * bits / self.sram_bits_per_cycle
         rate = next((macs for width, macs in self.rates if width >= bits), self.rates[-1][1])
         k = _ceil(k, max(1, int(rate)))
+        best = np.min([self._steps(grid, batch, m, n, k) for grid in grids(self.copies, *[self.copies] * 3)], axis=0)
+        longest: Reals = np.maximum(best / min(1.0, rate), batch * read)
+        return longest
+
+    def _steps(self, grid: Grid, batch: Numbers, m: Numbers, n: Numbers, k: Numbers) -> Numbers:
+        """Steps of an array, dealt out to its copies as a grid says."""
+        batch, m, n = _ceil(batch, grid.batch), _ceil(m, grid.m), _ceil(n, grid.n)
         rows, columns = self.rows, self.columns
         skew = rows + columns - 2 if self.systolic else 0
         fill = skew + rows if self.systolic else 0
@@ -73,9 +83,7 @@ class MachineEstimate:
             Dataflow.WEIGHT_STATIONARY: _ceil(k, rows) * _ceil(n, columns) * (m + fill),
             Dataflow.INPUT_STATIONARY: _ceil(k, rows) * _ceil(m, columns) * (n + fill),
         }
-        best = np.min([forms[dataflow] for dataflow in self.dataflows], axis=0)
-        longest: Reals = np.maximum(best / min(1.0, rate), read)
-        return batch * longest
+        return batch * np.min([forms[dataflow] for dataflow in self.dataflows], axis=0)
 
     def rounds(self, clusters: Numbers) -> Numbers:
         """Clusters that the busiest core runs."""
@@ -124,6 +132,7 @@ def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
         / SHARE,
         rows=array.rows,
         columns=array.columns,
+        copies=array.copies,
         systolic=array.delivery is Delivery.SYSTOLIC,
         dataflows=array.dataflows,
         rates=tuple(sorted((p.operand, p.macs_per_element) for p in array.precisions)),
@@ -157,7 +166,7 @@ class Setting:
     graph: OperatorGraph
     machine: MachineEstimate
     forced: Mapping[str, int]
-    """Sizes given by the user, per index; and `parts`."""
+    """Sizes given by the user, per index; and `parts` and `row_parts`."""
     budget_bits: int
     """For the working set of one operator, in the SRAM of a core with an array."""
     small_bits: int
@@ -218,6 +227,8 @@ class Way:
     spill: Spill
     inline: frozenset[str]
     sharing: bool
+    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Contraction -> parts of its rows."""
 
 
 def scaled_setting(
@@ -226,7 +237,7 @@ def scaled_setting(
     """Return the setting in which `scale` shrinks every memory budget."""
     small_bits = int(machine.sram_bits * SMALL_SHARE * scale)
     dram_cycles = (graph.dram_read_bits + graph.dram_write_bits) / machine.dram_bits_per_cycle
-    compute_cycles = graph.total_macs / (machine.array_cores * machine.rows * machine.columns)
+    compute_cycles = graph.total_macs / (machine.array_cores * machine.copies * machine.rows * machine.columns)
     return Setting(
         graph=graph,
         machine=machine,

@@ -11,10 +11,9 @@ Latency-then-energy is the search for latency, then energy under a cap of what w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 from stream_mla.attention import lower
-from stream_mla.bounds import Bounds, bounds, ideal_cycles
+from stream_mla.bounds import bounds, ideal_cycles
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.graph import OperatorGraph
@@ -24,17 +23,13 @@ from stream_mla.requirements import require
 from stream_mla.result import Result
 from stream_mla.schedule import Schedule, violations
 from stream_mla.schedulers.greedy import variants
-from stream_mla.search import Candidate, Pool, Progress, products, standing, tried
+from stream_mla.search import Candidate, Pool, Progress, faster, improving, products, standing, tried
 from stream_mla.simulate import replay
 from stream_mla.summary import Solved, Story, summarise
 from stream_mla.tiling import TileGraph
 
 NEAR = 5e-3
-"""The search over tilings also ends with a greedy schedule within this share of what no tiling can beat."""
-PATIENCE, WORTH = 5, 5e-3
-"""And after so many tilings in a row that were not better by this share,"""
-IN_VAIN = 20_000
-"""or after fewer that had this many tiles and moves together."""
+"""The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
 ROOM = 1e-2
 """Other orders of the best tiling are tried where its bound is lower by more than this share."""
 WITHIN = 1e-3
@@ -140,20 +135,13 @@ class _Hunt:
             self._under_cap(pool, starts)
 
     def _try_tilings(self, objective: Objective, enough: float) -> None:
-        least, vain, wasted = inf, 0, 0
-
-        def promising(limits: Bounds) -> bool:
-            return objective is not Objective.LATENCY or limits.lower_bound_cycles < least
-
-        for number, candidate in enumerate(tried(self.point, self.graph, objective, self.progress, promising)):
+        if objective is Objective.LATENCY:
+            candidates = faster(self.point, self.graph, self.progress, enough)
+        else:
+            candidates = improving(tried(self.point, self.graph, objective, self.progress), objective)
+        for candidate in candidates:
             self._consider(candidate)
-            self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
-            value = candidate.value(objective)[0]
-            vain = vain + 1 if value > least * (1 - WORTH) else 0
-            wasted = wasted + candidate.steps if vain else 0
-            least = min(least, value)
-            if candidate.latency_cycles <= enough or vain == PATIENCE or wasted > IN_VAIN:
-                break
+            self._say(f"{len(candidate.problem.cut.tiles):,} tiles, ")
         self._try_variants(objective)
 
     def _try_variants(self, objective: Objective) -> None:
@@ -224,14 +212,14 @@ class _Hunt:
         """Keep a candidate that is better than the best, and not over the cap."""
         if self.cap is not None and candidate.latency_cycles > self.cap:
             return
-        if self.best is None or candidate.value(self.aim) < self.best.value(self.aim):
+        if self.best is None or candidate.beats(self.best, self.aim):
             self.best = candidate
 
     def _say(self, what: str) -> None:
         if self.best is None:
             self.progress(f"{what}none under the cap yet")
             return
-        value, bound = self.best.value(self.aim)[0], self.best.bound(self.aim)
+        value, bound = self.best.value(self.aim), self.best.bound(self.aim)
         self.progress(what + standing(value, bound, self.aim))
 
     def _improve(self) -> None:
@@ -239,7 +227,7 @@ class _Hunt:
         assert self.best is not None
         first = self.best = self._checked(self.best)
         self.greedy_cycles = self.greedy_cycles or first.latency_cycles
-        value = first.value(self.aim)[0]
+        value = first.value(self.aim)
         if self.point.time_limit_s == 0 or value - first.bound(self.aim) <= value * self.point.gap_limit:
             return
         activities = len(first.schedule.runs) + len(first.schedule.moves)
@@ -281,7 +269,10 @@ class _Hunt:
         if candidate.checked:
             return candidate
         problem, schedule = candidate.problem, candidate.schedule
-        for what, entry in (("schedule", schedule), ("replay", again := replay(problem, schedule))):
+        again = replay(problem, schedule)
+        for what, entry in (("schedule", schedule), ("replay", again)):
+            if entry is again and again == schedule:
+                continue  # the same times obey the same rules
             if broken := violations(problem, entry):
                 raise AssertionError(
                     f"the {what} of {candidate.found_by} breaks {len(broken)} rules: {'; '.join(broken[:5])}"

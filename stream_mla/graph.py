@@ -9,8 +9,10 @@ from the tensors, never stored. The indices are defined once, here:
     r query rank       c kv rank          n no-position dim    p rotary dim     v value dim
     u latent cache row (c then p)
     t chunk of keys    s part of keys     w the two softmax statistics (maximum, sum)
+    o part of rows
 
-`t` and `s` number the chunks and parts into which a tiling cuts the keys; uncut, both are 1.
+`t` and `s` number the chunks and parts into which a tiling cuts the keys, and `o` the parts into which it cuts the
+rows of a contraction; uncut, all are 1.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,8 +23,9 @@ from math import prod
 
 import networkx as nx
 
-COUNTERS = ("t", "s")
-"""Indices that number chunks and parts of `k` instead of elements."""
+PART = "o"
+COUNTERS = ("t", "s", PART)
+"""Indices that number chunks and parts of `k`, or parts of rows, instead of elements."""
 
 
 class Role(StrEnum):
@@ -53,6 +56,8 @@ class Kind(StrEnum):
     """Numerators of one chunk of keys, with the chunk's maximum and sum."""
     MERGE = "merge"
     """Combine the parts of a split context, and normalise."""
+    SUM = "sum"
+    """Add up the parts of a reduction."""
     NORM = "norm"
     """RMSNorm over the last axis; its gain is folded into the next weight."""
     ROPE = "rope"

@@ -37,6 +37,11 @@ class Grid:
         """Yield the boxes of all blocks, in the order of their numbers."""
         return product(*(list(pairwise(axis)) for axis in self.edges))
 
+    def labels(self) -> Iterator[str]:
+        """Yield where each block lies along the axes that are cut, in the same order."""
+        parts = [[f"{low}:{high}" for low, high in pairwise(axis)] if len(axis) > 2 else [""] for axis in self.edges]
+        return (",".join(filter(None, where)) for where in product(*parts))
+
     def overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
         """Return the numbers of the blocks that a region touches; many tiles touch the same."""
         if region not in self._found:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_mla.graph import Kind, Operand, Operator
+from stream_mla.graph import COUNTERS, PART, Kind, Operand, Operator
 from stream_mla.tile_work import region
 from stream_mla.tiling import Tile, TileGraph
 
@@ -50,7 +50,7 @@ def _view(operand: Operand, tile: Tile, arrays: Mapping[str, Floats]) -> Floats:
 
 def _contract(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> Floats:
     first, second = operator.inputs[:2]
-    out = [index for index in operator.outputs[0].indices if index != "s"]
+    out = [index for index in operator.outputs[0].indices if index not in COUNTERS]
     equation = f"{''.join(first.indices)},{''.join(second.indices)}->{''.join(out)}"
     return np.einsum(equation, _view(first, tile, arrays), _view(second, tile, arrays))
 
@@ -104,6 +104,12 @@ def _merge(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None
     _view(operator.outputs[0], tile, arrays)[...] = (parts * weight[..., None]).sum(axis=-2) / total[..., None]
 
 
+def _sum(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
+    source = operator.inputs[0]
+    parts = _view(source, tile, arrays)
+    _view(operator.outputs[0], tile, arrays)[...] = parts.sum(axis=source.indices.index(PART))
+
+
 def _norm(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
     _view(operator.outputs[0], tile, arrays)[...] = rms_norm(_view(operator.inputs[0], tile, arrays))
 
@@ -120,6 +126,7 @@ _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.ATTEND: _attend,
     Kind.SOFTMAX: _softmax,
     Kind.MERGE: _merge,
+    Kind.SUM: _sum,
     Kind.NORM: _norm,
     Kind.ROPE: _rope,
 }

@@ -10,6 +10,7 @@ import numpy as np
 from stream_mla.estimate import Candidates, Setting
 from stream_mla.graph import COUNTERS, Operator, gemm_indices
 from stream_mla.piece_choices import Cuts, Sizes, combine, piece_count, piece_elements, piece_sizes
+from stream_mla.row_parts import parts_of
 
 
 def cut_contraction(setting: Setting, operator: Operator, most: Mapping[str, int] | None = None) -> Sizes:
@@ -17,30 +18,36 @@ def cut_contraction(setting: Setting, operator: Operator, most: Mapping[str, int
 
     Footprint: two pieces of A, two of B and two of C, in bits as they are stored; where k is cut, one piece of C as
     wide as partial sums, which stays until its chain ends. Traffic: the bits of A once per piece of n, those of B
-    once per piece of m; either only if it is read from DRAM, and once per core if it is small.
+    once per piece of m; either only if it is read from DRAM, and once per core if it is small. Where the rows are in
+    parts, each part is a chain of its own, and there are at least as many pieces of k.
     """
     graph, machine = setting.graph, setting.machine
-    groups = gemm_indices(operator)
+    groups, parts = gemm_indices(operator), parts_of(graph, operator)
     cuts = combine((groups.batch, groups.m, groups.n, groups.k), graph.extents, setting.forced)
     for index, size in (most or {}).items():
         small = np.logical_or.reduce([(index in cut.indices) & (cut.elements((index,)) <= size) for cut in cuts])
         cuts = [cut.take(np.flatnonzero(small)) for cut in cuts]
+    if (many := cuts[-1].pieces() >= parts).any():
+        cuts = [cut.take(np.flatnonzero(many)) for cut in cuts]
     batch, m, n, k = (cut.elements() for cut in cuts)
     batch_pieces, m_pieces, n_pieces, k_pieces = (cut.pieces() for cut in cuts)
     a, b = (graph.tensors[operand.tensor] for operand in operator.inputs[:2])
     out = graph.tensors[operator.outputs[0].tensor]
     a_bits, b_bits = batch * m * k * a.element_bits, batch * k * n * b.element_bits
-    held_bits = np.where(k_pieces > 1, max(out.element_bits, graph.partial_bits), out.element_bits)
-    footprint = 2 * (a_bits + b_bits) + batch * m * n * held_bits * np.where(k_pieces > 1, 1, 2)
-    clusters = batch_pieces * m_pieces * n_pieces
+    parts = np.minimum(parts, k_pieces)
+    steps = -(-k_pieces // parts)
+    held_bits = np.where(steps > 1, max(out.element_bits, graph.partial_bits), out.element_bits)
+    footprint = 2 * (a_bits + b_bits) + batch * m * n * held_bits * np.where(steps > 1, 1, 2)
+    columns = batch_pieces * m_pieces * n_pieces
+    clusters = columns * parts
     # a chain reads its sums again
-    tiles = np.where(k_pieces > 1, clusters * k_pieces * 3 // 2, clusters)
+    tiles = np.where(steps > 1, columns * k_pieces * 3 // 2, columns * k_pieces)
     tile_cycles = machine.tile_cycles(batch, m, n, k, max(a.element_bits, b.element_bits))
     best = setting.best(
         Candidates(
             traffic_bits=setting.loads_bits(a.name, n_pieces, clusters)
             + setting.loads_bits(b.name, m_pieces, clusters),
-            compute_cycles=k_pieces * tile_cycles * machine.rounds(clusters),
+            compute_cycles=steps * tile_cycles * machine.rounds(clusters),
             tile_bits=a_bits + b_bits,
             tile_cycles=tile_cycles,
             tiles=tiles,
@@ -50,6 +57,18 @@ def cut_contraction(setting: Setting, operator: Operator, most: Mapping[str, int
         )
     )
     return chosen_sizes(cuts, best)
+
+
+def cut_sum(setting: Setting, operator: Operator, added: Mapping[str, int]) -> Sizes:
+    """Cut the sum of parts as what it adds up is cut, and on: into as many pieces as that has chains, over all cores.
+
+    So each core adds a share of what all have made.
+    """
+    parts, out = parts_of(setting.graph, operator), operator.outputs[0].indices
+    start = {index: size for index, size in added.items() if index in out}
+    chains = piece_count(out, start, setting.graph.extents) * parts
+    wanted = min(setting.machine.array_cores, chains)
+    return outer_cut(setting, operator, out[::-1], least_pieces=wanted, copies=parts, start=start)
 
 
 def chosen_sizes(cuts: Sequence[Cuts], candidate: int) -> Sizes:

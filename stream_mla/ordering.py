@@ -9,7 +9,7 @@ Depth-first from the results backwards, so that an input is made just before its
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -76,7 +76,7 @@ class _Order:
 
 def demand_order(
     tiles: Sequence[Step],
-    predecessors: Sequence[Sequence[int]],
+    predecessors: Sequence[Collection[int]],
     groups: Sequence[int],
     early: AbstractSet[str],
     soon: AbstractSet[str],
@@ -94,7 +94,7 @@ def demand_order(
         length[tile.chain] += 1
     eager = [length[tile.chain] > 1 for tile in tiles]
     # the step before comes first, so that the inputs of a chain are asked for in the order of its steps
-    predecessors = [
+    ordered = [
         sorted(before, key=lambda other, chain=tile.chain: (tiles[other].chain != chain, other))
         for tile, before in zip(tiles, predecessors, strict=True)
     ]
@@ -114,7 +114,7 @@ def demand_order(
             if in_fused[group[0]]:
                 related[kin[group[0]]].append(node)
     after = {node: group for group in related.values() for node in group if len(group) > 1}
-    return _walk(nodes, node_of, _Order(predecessors, eager, in_fused), after)
+    return _walk(nodes, node_of, _Order(ordered, eager, in_fused), after)
 
 
 def _walk(

@@ -16,9 +16,10 @@ from stream_mla.accelerator import Accelerator
 from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention, cut_softmax
 from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
 from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
-from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_vector, outer_cut
+from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut
 from stream_mla.piece_choices import Sizes
 from stream_mla.policy import Fusion, Policy, Prefetch
+from stream_mla.row_parts import ROW_PARTS, can_spread, parts_of, spread
 from stream_mla.tiling import Tiling
 
 ATTENTION = ("scores", "softmax", "attend", "scores_rope")
@@ -46,11 +47,15 @@ def plans(
     if heads not in forced:
         wanted = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
         groups += [size for size in dict.fromkeys(wanted) if size]
+    given = _given_row_parts(graph, forced)
     seen: list[Tiling] = []
     for scale in SCALES:
         for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
-            tiling = _under(policy, graph, _plan(scaled_setting(graph, machine, sizes, scale, way), way))
+            if given:
+                way = replace(way, row_parts={n: p for n, p in given.items() if n not in way.inline})
+            parted = spread(graph, way.row_parts)
+            tiling = _under(policy, parted, _plan(scaled_setting(parted, machine, sizes, scale, way), way))
             if tiling not in seen:
                 seen.append(tiling)
                 yield tiling
@@ -75,6 +80,13 @@ def _ways(graph: OperatorGraph, groups: Sequence[int | None], policy: Policy) ->
     ways += [(group, way(Spill.LARGE)) for group in groups[1:]]
     fused_only = policy.fusion is Fusion.ON
     return [(group, entry) for group, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
+
+
+def _given_row_parts(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the parts of rows that the user asks for: of one contraction, or of all."""
+    able = (operator.name for operator in graph.operators if can_spread(graph, operator))
+    wanted = {name: forced.get(f"{ROW_PARTS}.{name}", forced.get(ROW_PARTS, 1)) for name in able}
+    return {name: parts for name, parts in wanted.items() if parts > 1}
 
 
 def _under(policy: Policy, graph: OperatorGraph, tiling: Tiling) -> Tiling:
@@ -125,7 +137,7 @@ def _plan(setting: Setting, way: Way) -> Tiling:
     }
     sizes["softmax"] = dict(cut_softmax(setting, attention))
     sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
-    for operator in graph.operators:
+    for number, operator in enumerate(graph.operators):
         if operator.name in sizes:
             continue
         if operator.name == "composite" and way.spill is not Spill.ALL:
@@ -133,6 +145,8 @@ def _plan(setting: Setting, way: Way) -> Tiling:
             sizes[operator.name], sizes[user.name] = cut_composite(setting, operator, user)
         elif operator.kind in CONTRACTIONS:
             sizes[operator.name] = cut_contraction(setting, operator, _most(setting, operator, attention))
+        elif operator.kind is Kind.SUM:
+            sizes[operator.name] = cut_sum(setting, operator, sizes[graph.operators[number - 1].name])
         elif operator.kind in (Kind.NORM, Kind.ROPE):
             sizes[operator.name] = cut_vector(setting, operator)
     return Tiling(
@@ -144,6 +158,7 @@ def _plan(setting: Setting, way: Way) -> Tiling:
         inline=way.inline,
         early=frozenset(_early(setting)),
         together=attention.kept,
+        row_parts=way.row_parts,
     )
 
 
@@ -156,8 +171,8 @@ def _most(setting: Setting, operator: Operator, attention: AttentionCut) -> Size
 
 
 def _small(setting: Setting, operator: Operator) -> bool:
-    """Whether an operator's unfinished sums are small as a whole."""
-    elements = math.prod(setting.graph.tensors[operator.outputs[0].tensor].shape)
+    """Whether an operator's unfinished sums are small as a whole: those of one part, where the rows are in parts."""
+    elements = math.prod(setting.graph.tensors[operator.outputs[0].tensor].shape) // parts_of(setting.graph, operator)
     return elements * setting.graph.partial_bits <= setting.small_bits
 
 

@@ -82,8 +82,8 @@ class Problem:
         return tuple(min(cost.cycles for cost in costs.values()) for costs in self.costs)
 
 
-def _price(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
-    """Cost of a tile's work on a type of core, or None where it lacks the unit or the width."""
+def price_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
+    """Return the cost of a tile's work on a type of core, or None where it lacks the unit or the width."""
     match work:
         case VectorWork():
             return None if core.vector is None else vector_cost(core, work)
@@ -98,7 +98,7 @@ def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Pro
     types = {core.type.name: core.type for core in accelerator.cores}
     costs: list[dict[str, Cost]] = []
     for tile in cut.tiles:
-        found = {name: _price(core, tile.work, objective) for name, core in types.items()}
+        found = {name: price_of(core, tile.work, objective) for name, core in types.items()}
         costs.append({name: cost for name, cost in found.items() if cost is not None})
     resources, routes = find_routes(accelerator)
     return Problem(

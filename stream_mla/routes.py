@@ -3,7 +3,8 @@
 Assumptions:
 - A move takes bits / rate cycles at the lowest bandwidth along its route, and takes that share of each
   resource on the route for its whole time (cut-through: all links of a route carry it at once). Reads and writes
-  share the DRAM's bandwidth.
+  share the DRAM's bandwidth. Where one link joins many cores with it, a move takes a little less than its port
+  could carry, so that a whole number of moves fills the DRAM: no part of its bandwidth is left over.
 - What a move brings is usable `latency` after its last bit; the resources are free by then. Latencies and energies of
   the links on a route add.
 - Where a link joins two places, their route is that link. Where several do, one with two ends serves before a bus
@@ -26,6 +27,9 @@ OFF_CHIP = -1
 
 SHARE = 1000
 """Bandwidth is counted in 1/SHARE bit per cycle, so that it is whole."""
+
+MANY = 16
+"""From so many moves beside each other on, each gives way: for the n-th of them by less than 1/n of its rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +169,14 @@ def _paths(hops: _Hops, source: int) -> Iterator[tuple[int, _Path]]:
         level = {place: _not_beaten(paths) for place, paths in reached.items()}
 
 
+def _demand(path: _Path, resources: Sequence[Resource]) -> int:
+    """Return the rate of a move: that of the path, or what lets a whole number of moves fill the DRAM."""
+    rate, dram = _rate(path), resources[0].capacity
+    if len(path) > 1 or not any(0 in hop.resources for hop in path) or dram < MANY * rate:
+        return rate
+    return dram // -(-dram // rate)
+
+
 @lru_cache(maxsize=16)
 def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], Mapping[tuple[int, int], Route]]:
     """Return the bandwidth resources of a machine and the route between every two places that links join."""
@@ -174,7 +186,7 @@ def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], Mapping
         (source, target): Route(
             links=tuple(hop.link for hop in path),
             resources=tuple(sorted({number for hop in path for number in hop.resources})),
-            demand=_rate(path),
+            demand=_demand(path, resources),
             latency_cycles=accelerator.latency_cycles(sum(hop.latency for hop in path)),
             energy_pj_per_bit=sum(hop.energy for hop in path),
             multicast=len(path) == 1 and path[0].multicast,

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import fsum
 
 from stream_mla.problem import Problem
@@ -92,13 +92,15 @@ def route_of(problem: Problem, schedule: Schedule, move: Move) -> Route | None:
 
 def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
     """Energy of everything the schedule does, by component, in pJ."""
-    parts: dict[str, list[float]] = defaultdict(list)
-    for run in schedule.runs:
-        cost = problem.cost(run.tile, run.core)
-        parts["mac"].append(cost.mac_pj)
-        parts["vector"].append(cost.vector_pj)
-        parts["registers"].append(cost.register_pj)
-        parts["sram"].append(cost.sram_pj)
+    costs = [problem.cost(run.tile, run.core) for run in schedule.runs]
+    parts = {
+        "mac": [cost.mac_pj for cost in costs],
+        "registers": [cost.register_pj for cost in costs],
+        "vector": [cost.vector_pj for cost in costs],
+        "sram": [cost.sram_pj for cost in costs],
+        "links": list[float](),
+        "dram": list[float](),
+    }
     dram = problem.accelerator.dram
     for move in schedule.moves:
         bits = problem.cut.blocks[move.block].bits
@@ -115,7 +117,7 @@ def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
         for copy in move.filled:
             sram = problem.cores[schedule.held[copy].core].type.sram
             parts["sram"].append(bits * sram.write_energy)
-    return {name: fsum(parts[name]) for name in ("mac", "registers", "vector", "sram", "links", "dram")}
+    return {name: fsum(entries) for name, entries in parts.items()}
 
 
 @uncollected
@@ -139,13 +141,14 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
 
 
 def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    times = Counter(run.tile for run in schedule.runs)
-    for number, tile in enumerate(problem.cut.tiles):
+    times = Counter([run.tile for run in schedule.runs])
+    tiles, cores = problem.cut.tiles, problem.cores
+    for number, tile in enumerate(tiles):
         if times[number] != 1:
             yield f"{tile.name} runs {times[number]} times, not once"
     core_of: dict[int, int] = {}
     for run in schedule.runs:
-        tile, core = problem.cut.tiles[run.tile], problem.cores[run.core]
+        tile, core = tiles[run.tile], cores[run.core]
         cost = problem.costs[run.tile].get(core.type.name)
         if cost is None:
             yield f"{tile.name} runs on {core.name}, which lacks the unit for it"
@@ -157,8 +160,9 @@ def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
         if other != run.core:
             yield f"{tile.name} runs on {core.name}, its cluster on {problem.cores[other].name}"
     written = {copy for run in schedule.runs for copy in run.writes}
+    blocks = problem.cut.blocks
     for number, held in enumerate(schedule.held):
-        block = problem.cut.blocks[held.block]
+        block = blocks[held.block]
         bits = block.held_bits if number in written else block.bits
         if held.bits != bits:
             yield f"{block.name} on {problem.cores[held.core].name} holds {held.bits} bit, it has {bits}"
@@ -187,8 +191,9 @@ def _overlaps(intervals: list[tuple[int, int, str]]) -> Iterable[tuple[str, str]
 
 def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
     busy: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    tiles = problem.cut.tiles
     for run in schedule.runs:
-        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, problem.cut.tiles[run.tile].name))
+        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, tiles[run.tile].name))
     for unit, intervals in sorted(busy.items()):
         name = f"the {'vector unit' if unit % 2 else 'array'} of {problem.cores[unit // 2].name}"
         for first, second in _overlaps(intervals):
@@ -196,35 +201,45 @@ def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 
 def _chains(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    steps: dict[int, list[Run]] = defaultdict(list)
+    tiles = problem.cut.tiles
+    steps: dict[int, list[tuple[int, int, Run]]] = defaultdict(list)
     for run in schedule.runs:
-        steps[problem.cut.tiles[run.tile].chain].append(run)
-    for runs in steps.values():
-        runs.sort(key=lambda run: problem.cut.tiles[run.tile].step)
-        for before, after in pairwise(runs):
+        tile = tiles[run.tile]
+        steps[tile.chain].append((tile.step, run.tile, run))
+    for entries in steps.values():
+        if len(entries) == 1:
+            continue
+        entries.sort()
+        for (_, _, before), (_, _, after) in pairwise(entries):
             if after.start < before.end:
-                first, second = (problem.cut.tiles[run.tile].name for run in (before, after))
+                first, second = (tiles[run.tile].name for run in (before, after))
                 yield f"{second} starts at {after.start}, before {first} ends at {before.end}"
             if after.writes != before.writes:
-                yield f"{problem.cut.tiles[after.tile].name} adds to another copy than the step before it"
+                yield f"{tiles[after.tile].name} adds to another copy than the step before it"
 
 
 def _reads(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
+    blocks, held = problem.cut.blocks, schedule.held
+    block_of, core_of = [copy.block for copy in held], [copy.core for copy in held]
     for run in schedule.runs:
-        tile, core = problem.cut.tiles[run.tile], problem.cores[run.core].name
-        for word, copies, blocks in (("reads", run.reads, tile.reads), ("writes", run.writes, tile.writes)):
-            held = [schedule.held[copy] for copy in copies]
-            if sorted(copy.block for copy in held) != sorted(blocks):
+        tile, core = problem.cut.tiles[run.tile], run.core
+        for word, copies, needed in (("reads", run.reads, tile.reads), ("writes", run.writes, tile.writes)):
+            found = [block_of[copy] for copy in copies]
+            if found != list(needed) and sorted(found) != sorted(needed):
                 yield f"{tile.name} {word} other blocks than it must"
-            for copy in held:
-                if copy.core != run.core:
-                    yield f"{tile.name} on {core} {word} {problem.cut.blocks[copy.block].name} in another core's memory"
+            for copy in copies:
+                if core_of[copy] != core:
+                    name = blocks[block_of[copy]].name
+                    yield f"{tile.name} on {problem.cores[core].name} {word} {name} in another core's memory"
+        start = run.start
         for copy in run.reads:
-            ready, name = complete[copy], problem.cut.blocks[schedule.held[copy].block].name
-            if ready is None:
-                yield f"{tile.name} reads {name} on {core}, which nothing brings there"
-            elif run.start < ready:
-                yield f"{tile.name} starts at {run.start}, {name} is there at {ready}"
+            ready = complete[copy]
+            if ready is None or start < ready:
+                name = blocks[block_of[copy]].name
+                if ready is None:
+                    yield f"{tile.name} reads {name} on {problem.cores[core].name}, which nothing brings there"
+                else:
+                    yield f"{tile.name} starts at {start}, {name} is there at {ready}"
 
 
 def _moves(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
@@ -320,9 +335,9 @@ def _turns(problem: Problem, schedule: Schedule) -> Iterable[str]:
 def _bandwidth(problem: Problem, schedule: Schedule) -> Iterable[str]:
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for move in schedule.moves:
-        route = route_of(problem, schedule, move)
-        for resource in route.resources if route else ():
-            changes[resource] += [(move.start, route.demand), (move.end, -route.demand)] if route else []
+        if route := route_of(problem, schedule, move):
+            for resource in route.resources:
+                changes[resource] += ((move.start, route.demand), (move.end, -route.demand))
     for number, entries in sorted(changes.items()):
         resource = problem.resources[number]
         if over := _over(entries, resource.capacity):
@@ -345,25 +360,32 @@ def _over(changes: list[tuple[int, int]], capacity: int) -> tuple[int, int] | No
 
 
 def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    need = [(copy.end, copy.start) for copy in schedule.held]
+    first, last = [copy.end for copy in schedule.held], [copy.start for copy in schedule.held]
+
+    def use(copies: Iterable[int], start: int, end: int) -> None:
+        for copy in copies:
+            if start < first[copy]:
+                first[copy] = start
+            if end > last[copy]:
+                last[copy] = end
+
     for run in schedule.runs:
-        for copy in (*run.reads, *run.writes):
-            need[copy] = min(need[copy][0], run.start), max(need[copy][1], run.end)
+        use(run.reads, run.start, run.end)
+        use(run.writes, run.start, run.end)
     for move in schedule.moves:
         if move.source != OFF_CHIP:
-            need[move.source] = min(need[move.source][0], move.start), max(need[move.source][1], move.end)
-        for copy in move.filled:
-            need[copy] = min(need[copy][0], move.start), max(need[copy][1], move.arrival)
-    for copy, (first, last) in zip(schedule.held, need, strict=True):
-        if first < copy.start or last > copy.end:
+            use((move.source,), move.start, move.end)
+        use(move.filled, move.start, move.arrival)
+    for copy, since, until in zip(schedule.held, first, last, strict=True):
+        if since < copy.start or until > copy.end:
             name, core = problem.cut.blocks[copy.block].name, problem.cores[copy.core].name
-            yield f"{name} on {core} is held from {copy.start} to {copy.end} but used from {first} to {last}"
+            yield f"{name} on {core} is held from {copy.start} to {copy.end} but used from {since} to {until}"
 
 
 def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for copy in schedule.held:
-        changes[copy.core] += [(copy.start, copy.bits), (copy.end, -copy.bits)]
+        changes[copy.core] += ((copy.start, copy.bits), (copy.end, -copy.bits))
     for number, entries in sorted(changes.items()):
         core = problem.cores[number]
         if over := _over(entries, core.type.sram.capacity):
@@ -373,12 +395,11 @@ def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 def peak_sram_bits(problem: Problem, schedule: Schedule) -> dict[str, int]:
     """Most bits held at any instant, of each core that holds any."""
+    changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for copy in schedule.held:
+        changes[copy.core] += ((copy.start, copy.bits), (copy.end, -copy.bits))
     peaks: dict[str, int] = {}
-    for number, core in enumerate(problem.cores):
-        changes = [(c.start, c.bits) for c in schedule.held if c.core == number]
-        changes += [(c.end, -c.bits) for c in schedule.held if c.core == number]
-        used = 0
-        for _, change in sorted(changes):
-            used += change
-            peaks[core.name] = max(peaks.get(core.name, 0), used)
+    for number, entries in sorted(changes.items()):
+        entries.sort()
+        peaks[problem.cores[number].name] = max(accumulate([change for _, change in entries]))
     return peaks

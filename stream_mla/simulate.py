@@ -11,6 +11,7 @@ never longer than the schedule claims.
 
 import heapq
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from itertools import pairwise
 
 from stream_mla.problem import Problem
@@ -42,16 +43,16 @@ class _Replay:
         self.cycles += [r.cycles(problem.cut.blocks[m.block].bits) for m, r in zip(moves, self.routes, strict=True)]
         self.start = [-1] * steps
         self.queues: list[deque[int]] = [deque() for _ in range(self.first_array + cores)]
-        self.turns: list[list[int]] = [[] for _ in range(steps)]
-        self.opens: list[list[int]] = [[] for _ in range(steps)]
+        self.turns: list[Sequence[int]] = [()] * steps
+        self.opens: list[Sequence[int]] = [()] * steps
         """Copies whose memory a step takes."""
-        self.room: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
+        self.room: list[Sequence[tuple[int, int]]] = [()] * steps
         """(core, bits) that a step takes."""
         self.pending = [0] * len(schedule.held)
         """Uses of each copy that are not over."""
         self.waits = [0] * steps
-        self.frees: dict[tuple[int, int], list[int]] = defaultdict(list)
-        """(event, step) -> steps that wait for it."""
+        self.frees: list[dict[int, list[int]]] = [defaultdict(list) for _ in (_END, _ARRIVAL, _PHASE)]
+        """Of each kind of event: step -> steps that wait for it."""
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
         self.unit_free = [True] * (2 * cores)
@@ -84,30 +85,39 @@ class _Replay:
         order += [(move.start, move.arrival, -1, self.first_move + number) for number, move in enumerate(moves)]
         opened = [False] * len(held)
         shared_arrays = {core for cores in self.late for core in cores}
-        for _, _, _, step in sorted(order):
+        order.sort()
+        for _, _, _, step in order:
+            copies: Sequence[int]
             if step < self.first_move:
                 run = runs[step]
                 turns = [self.problem.unit(run.tile, run.core)]
-                if turns[0] % 2 == 0 and run.core in shared_arrays:
+                if shared_arrays and turns[0] % 2 == 0 and run.core in shared_arrays:
                     turns.append(self.first_array + run.core)
-                fresh = [copy for copy in run.writes if not opened[copy]]
+                copies = [copy for copy in run.writes if not opened[copy]]
             else:
                 number = step - self.first_move
                 turns = [self.first_resource + resource for resource in self.routes[number].resources]
                 turns += [self.first_array + core for core in self.late[number]]
-                fresh = list(moves[number].filled)
-            need: dict[int, int] = {}
-            for copy in fresh:
-                opened[copy] = True
-                need[held[copy].core] = need.get(held[copy].core, 0) + held[copy].bits
-            turns += [self.first_memory + core for core in need]
-            self.opens[step], self.turns[step], self.room[step] = fresh, turns, list(need.items())
+                copies = moves[number].filled
+            if copies:
+                self._take_room(step, copies, opened, turns)
+            self.turns[step] = turns
             for turn in turns:
                 self.queues[turn].append(step)
 
+    def _take_room(self, step: int, copies: Sequence[int], opened: list[bool], turns: list[int]) -> None:
+        """Let a step take the memory of the copies that it begins, in its turn on each core."""
+        need: dict[int, int] = {}
+        for copy in copies:
+            opened[copy] = True
+            held = self.schedule.held[copy]
+            need[held.core] = need.get(held.core, 0) + held.bits
+        turns += [self.first_memory + core for core in need]
+        self.opens[step], self.room[step] = copies, list(need.items())
+
     def _after(self, step: int, event: int, before: int) -> None:
         self.waits[step] += 1
-        self.frees[event, before].append(step)
+        self.frees[event][before].append(step)
 
     def _precedences(self) -> None:
         """Derive what each step waits for, and how many uses each copy has."""
@@ -167,11 +177,10 @@ class _Replay:
         return filled, stored
 
     def _fits(self, step: int) -> bool:
-        if self.waits[step] or self.start[step] >= 0:
-            return False
-        turns = self.turns[step]
+        """Whether it is a step's turn everywhere, and there is room, for one that waits for no event any more."""
+        turns, queues = self.turns[step], self.queues
         for turn in turns:
-            if self.queues[turn][0] != step:
+            if queues[turn][0] != step:
                 return False
         for core, bits in self.room[step]:
             if self.free_bits[core] < bits:
@@ -179,11 +188,13 @@ class _Replay:
         if step < self.first_move:
             unit = turns[0]
             return self.unit_free[unit] and (unit % 2 == 1 or not self.late_under_way[unit // 2])
-        for core in self.late[step - self.first_move]:
+        number = step - self.first_move
+        for core in self.late[number]:
             if not self.unit_free[2 * core]:
                 return False
-        route = self.routes[step - self.first_move]
-        return all(self.free_share[resource] >= route.demand for resource in route.resources)
+        route = self.routes[number]
+        demand = route.demand
+        return all(self.free_share[resource] >= demand for resource in route.resources)
 
     def _begin(self, step: int, now: int) -> None:
         self.start[step] = now
@@ -210,26 +221,28 @@ class _Replay:
 
     def _finish(self, event: int, step: int, now: int) -> list[int]:
         """Release what an event frees; return the steps that may now start."""
+        queues = self.queues
+        freed: list[int] = []
+        """Turns that may go on."""
         touched: list[int] = []
-        done: tuple[int, ...] = ()
+        done: Sequence[int] = ()
         if step < self.first_move:
             run, unit = self.schedule.runs[step], self.turns[step][0]
             self.unit_free[unit] = True
-            touched += self._head(unit)
-            if unit % 2 == 0:
-                touched += self._head(self.first_array + unit // 2)
-            touched += self._finish_phase(self.problem.cut.tiles[run.tile].phase)
-            done = (*run.reads, *run.writes)
+            freed += (unit, self.first_array + unit // 2) if unit % 2 == 0 else (unit,)
+            touched = self._finish_phase(self.problem.cut.tiles[run.tile].phase)
+            done = run.reads + run.writes
         else:
             number = step - self.first_move
-            move, route = self.schedule.moves[number], self.routes[number]
+            move = self.schedule.moves[number]
             if event == _END:
+                route = self.routes[number]
                 for resource in route.resources:
                     self.free_share[resource] += route.demand
-                    touched += self._head(self.first_resource + resource)
+                    freed.append(self.first_resource + resource)
                 for core in self.late[number]:
                     self.late_under_way[core] -= 1
-                    touched += self._head(self.first_array + core)
+                    freed.append(self.first_array + core)
                 done = (move.source,) if move.source != OFF_CHIP else ()
             else:
                 done = move.filled
@@ -239,13 +252,14 @@ class _Replay:
                 held = self.schedule.held[copy]
                 self.free_bits[held.core] += held.bits
                 self.held_to[copy] = now
-                touched += self._head(self.first_memory + held.core)
+                freed.append(self.first_memory + held.core)
+        touched += [queues[turn][0] for turn in freed if queues[turn]]
         return touched + self._met(event, step)
 
     def _met(self, event: int, step: int) -> list[int]:
         """Note that an event has come; return the steps that wait for no other."""
         touched: list[int] = []
-        for other in self.frees.get((event, step), ()):
+        for other in self.frees[event].get(step, ()):
             self.waits[other] -= 1
             if not self.waits[other]:
                 touched.append(other)
@@ -255,25 +269,24 @@ class _Replay:
         """Note that a tile has ended; return the steps that the end of its phase lets go."""
         touched: list[int] = []
         self.unfinished[phase] -= 1
+        if self.unfinished[phase]:
+            return touched
         while self.phase < len(self.unfinished) and not self.unfinished[self.phase]:
             touched += self._met(_PHASE, self.phase)
             self.phase += 1
         return touched
 
-    def _head(self, turn: int) -> list[int]:
-        queue = self.queues[turn]
-        return [queue[0]] if queue else []
-
     def run(self) -> Schedule:
         """Let all events pass and return the schedule with the derived times."""
-        ready = [step for turn in range(len(self.queues)) for step in self._head(turn)]
+        ready = [queue[0] for queue in self.queues if queue]
+        waits, start, queues = self.waits, self.start, self.queues
         now = 0
         while True:
             while ready:
                 step = ready.pop()
-                if self._fits(step):
+                if not waits[step] and start[step] < 0 and self._fits(step):
                     self._begin(step, now)
-                    ready += [self.queues[turn][0] for turn in self.turns[step] if self.queues[turn]]
+                    ready += [queues[turn][0] for turn in self.turns[step] if queues[turn]]
             if not self.events:
                 break
             now = self.events[0][0]

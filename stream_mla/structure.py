@@ -1,14 +1,15 @@
 """Mappings to frozen dataclasses and back, guided by type hints alone.
 
 The reader goes on after a mistake, so that one run reports every problem of a file, each with its path in the
-terms of the file. A part (a dataclass or None) may be left out; a number never, for physics has no defaults.
+terms of the file. A part (a dataclass or None) may be left out, and what has a default (how many there are of
+something); a physical quantity never, for physics has no defaults.
 """
 
 import difflib
 import sys
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get_type_hints
 
@@ -60,7 +61,8 @@ class Reader:
     def dataclass(self, cls: Any, value: object, path: str) -> Any:
         """Read the fields of a dataclass and construct it; what its constructor refuses is a problem at `path`."""
         hints = get_type_hints(cls, include_extras=True)
-        values = self._fields({field.name: hints[field.name] for field in fields(cls)}, value, path)
+        optional = {field.name for field in fields(cls) if field.default is not MISSING}
+        values = self._fields({field.name: hints[field.name] for field in fields(cls)}, value, path, optional)
         return values if isinstance(values, Failed) else self.construct(cls, values, path)
 
     def construct(self, cls: Any, values: Mapping[str, object], path: str) -> Any:
@@ -70,7 +72,9 @@ class Reader:
         except ValueError as error:
             return self.add(str(error), path)
 
-    def _fields(self, hints: Mapping[str, Any], value: object, path: str) -> dict[str, object] | Failed:
+    def _fields(
+        self, hints: Mapping[str, Any], value: object, path: str, optional: Collection[str] = ()
+    ) -> dict[str, object] | Failed:
         """Read each field of a mapping; FAILED where one is missing, unknown or wrong."""
         if not isinstance(value, dict):
             return self.add(f"expected a mapping with the keys {', '.join(hints)}, got {value!r}", path)
@@ -90,7 +94,7 @@ class Reader:
                 values[name] = self.read(hint, given[name], join(path, name))
             elif is_part(hint):
                 values[name] = None
-            elif name in missing:
+            elif name in missing and name not in optional:
                 values[name] = self.add(f"required key {name!r} is missing: add it", join(path, name))
         return FAILED if failed or FAILED in values.values() else values
 
@@ -175,7 +179,7 @@ def unstructure(value: Any, hint: Any, kinds: Mapping[str, type]) -> Any:
             data["kind"] = kind
         for field in fields(value):
             item, of = getattr(value, field.name), hints[field.name]
-            if item is not None or not is_part(of):
+            if (item is not None or not is_part(of)) and item != field.default:
                 data[field.name] = unstructure(item, of, kinds)
         return data
     if origin in (Union, types.UnionType):

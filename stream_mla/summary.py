@@ -145,15 +145,13 @@ def _solver_status(point: Point, story: Story) -> str:
 
 def _mac_utilization(problem: Problem, schedule: Schedule) -> float:
     """Cycles of every array at full rate that the MACs need, over the cycles there are."""
-    elements = {
-        n: core.type.array.rows * core.type.array.columns for n, core in enumerate(problem.cores) if core.type.array
-    }
+    elements = sum(core.type.array.elements for core in problem.cores if core.type.array)
     used = 0.0
     for run in schedule.runs:
         work, array = problem.cut.tiles[run.tile].work, problem.cores[run.core].type.array
         if isinstance(work, Gemm) and array is not None and (precision := array.precision(work.operand_bits)):
             used += work.macs / precision.macs_per_element
-    return used / (sum(elements.values()) * schedule.latency_cycles)
+    return used / (elements * schedule.latency_cycles)
 
 
 def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:

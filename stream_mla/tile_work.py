@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import prod
 
-from stream_mla.graph import Kind, Operand, Operator, OperatorGraph, gemm_indices
+from stream_mla.graph import PART, Kind, Operand, Operator, OperatorGraph, gemm_indices
 from stream_mla.grid import Interval
 from stream_mla.work import Gemm, VectorWork
 
@@ -19,6 +19,8 @@ OPERATIONS_PER_ELEMENT = {
     Kind.ROPE: 3,
     # scale each part and add it: counted per element of a part; the division adds 1 per element of the result.
     Kind.MERGE: 2,
+    # add each part but the first: counted per element of a part, less 1 per element of the result.
+    Kind.SUM: 1,
 }
 """Vector operations per element, the model's own count where no source is named: one per arithmetic operation."""
 
@@ -69,4 +71,6 @@ def vector_work(graph: OperatorGraph, operator: Operator, box: Box, *, rescales:
         operations += elements // (box["k"][1] - box["k"][0]) * operator.state_width
     if operator.kind is Kind.MERGE:
         operations += elements // (box["s"][1] - box["s"][0])
+    if operator.kind is Kind.SUM:
+        operations -= elements // (box[PART][1] - box[PART][0])
     return VectorWork(operations=operations, read_bits=bits(operator.inputs), write_bits=bits(operator.outputs))

@@ -10,19 +10,21 @@
   runs for it still share a core, and so their loads.
 
 Keys are cut twice: into `parts`, whose contexts are merged at the end and which may therefore lie on different
-cores, and each part into chunks, over which the context is accumulated in place (online softmax).
+cores, and each part into chunks, over which the context is accumulated in place (online softmax). Rows of other
+contractions may be in parts too, which are added up at the end: see `row_parts`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, field
 from math import prod
 
+from stream_mla.drafts import Boxes, Draft, operator_tiles
 from stream_mla.errors import InfeasibleError
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
-from stream_mla.grid import Grid, Interval, key_pieces, pieces
+from stream_mla.graph import COUNTERS, Kind, OperatorGraph, Role
+from stream_mla.grid import Grid, Interval
 from stream_mla.ordering import demand_order
-from stream_mla.tile_work import Box, gemm_work, region, vector_work
+from stream_mla.row_parts import parts_of, rows_of, spread
+from stream_mla.tile_work import Box
 from stream_mla.uncollected import uncollected
 from stream_mla.work import Gemm, VectorWork
 
@@ -51,6 +53,8 @@ class Tiling:
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
     together: frozenset[str] = frozenset()
     """Tensors of which a core loads a block once for all its users: these run there, one group after the other."""
+    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Contraction -> parts of its row pieces, which may lie on different cores, no more than there are; else 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +119,7 @@ class TileGraph:
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     """Tiles that `tile` would make, without making them."""
+    graph = spread_rows(graph, tiling)
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})
@@ -127,44 +132,35 @@ def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     return count
 
 
-def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[list[dict[str, Interval]]]:
-    """For each index of an operator, the list of its pieces, each as a partial box (keys bring their counters)."""
-    sizes = tiling.sizes.get(operator.name, {})
-    choices: list[list[dict[str, Interval]]] = []
-    for index in operator.indices:
-        extent = graph.extents[index]
-        if index == "k":
-            cut = key_pieces(extent, tiling.parts, sizes.get("k", extent))
-            choices.append([{"k": chunk, "t": (t, t + 1), "s": (s, s + 1)} for t, (chunk, s) in enumerate(cut)])
-        elif index in COUNTERS:
-            if "k" not in operator.indices:
-                choices.append([{index: (0, tiling.parts)}])
-        elif index == "w":
-            choices.append([{"w": (0, 2)}])
-        else:
-            choices.append([{index: piece} for piece in pieces(extent, sizes.get(index, extent))])
-    return choices
+def spread_rows(graph: OperatorGraph, tiling: Tiling) -> OperatorGraph:
+    """Return the graph with the parts of rows that a tiling asks for, as far as it cuts them."""
+    if not tiling.row_parts:
+        return graph
+    parts = {
+        operator.name: min(tiling.row_parts[operator.name], rows_of(graph, operator, tiling.sizes))
+        for operator in graph.operators
+        if operator.name in tiling.row_parts and parts_of(graph, operator) == 1  # a cut graph may be cut again
+    }
+    return spread(graph, parts)
 
 
-def _tensor_shapes(graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Interval]]]) -> dict[str, tuple[int, ...]]:
+def _tensor_shapes(graph: OperatorGraph, boxes: Mapping[str, Boxes]) -> dict[str, tuple[int, ...]]:
     """Return shapes in which the counters have their true sizes."""
     shapes = {name: tensor.shape for name, tensor in graph.tensors.items()}
     for operator in graph.operators:
         for operand in operator.outputs:
             if any(index in COUNTERS for index in operand.indices):
                 shapes[operand.tensor] = tuple(
-                    max(box[index][1] for box in boxes[operator.name]) if index in COUNTERS else size
+                    max(high for _, high in boxes[operator.name].column(index)) if index in COUNTERS else size
                     for index, size in zip(operand.indices, shapes[operand.tensor], strict=True)
                 )
     return shapes
 
 
-def _grids(
-    graph: OperatorGraph, boxes: Mapping[str, list[dict[str, Interval]]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Grid]:
+def _grids(graph: OperatorGraph, boxes: Mapping[str, Boxes], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Grid]:
     cuts: dict[str, list[set[int]]] = {name: [set() for _ in shape] for name, shape in shapes.items()}
     for operator in graph.operators:
-        seen: dict[str, set[Interval]] = {i: {box[i] for box in boxes[operator.name]} for i in operator.indices}
+        seen = {index: boxes[operator.name].column(index) for index in operator.indices}
         for operand in (*operator.reads, *operator.outputs):
             made = operand in operator.outputs
             for axis, (index, offset) in enumerate(zip(operand.indices, operand.offsets, strict=True)):
@@ -185,55 +181,9 @@ def _grids(
     return grids
 
 
-def _label(operator: Operator, box: Box, extents: Mapping[str, int]) -> str:
-    cut = [
-        f"{index}={low}:{high}"
-        for index, (low, high) in box.items()
-        if index not in (*COUNTERS, "w") and index in operator.indices and (low, high) != (0, extents[index])
-    ]
-    return f"{operator.name}[{','.join(cut)}]" if cut else operator.name
-
-
-def _operator_tiles(
-    graph: OperatorGraph,
-    operator: Operator,
-    boxes: list[dict[str, Interval]],
-    grids: Mapping[str, Grid],
-    *,
-    chain0: int,
-    phase: int,
-) -> list[Tile]:
-    """Make the tiles of one operator; chains are numbered from `chain0`."""
-    chains: dict[tuple[int, ...], list[Tile]] = {}
-    part_starts = {box["s"]: box["k"][0] for box in reversed(boxes) if "k" in box}
-    for box in boxes:
-        writes = tuple(n for o in operator.outputs for n in grids[o.tensor].overlapping(region(o, box)))
-        reads = tuple(dict.fromkeys(n for o in operator.reads for n in grids[o.tensor].overlapping(region(o, box))))
-        chain = chains.setdefault(writes, [])
-        if operator.kind in CONTRACTIONS:
-            work: Gemm | VectorWork = gemm_work(graph, operator, box, len(chain))
-        else:
-            work = vector_work(graph, operator, box, rescales="k" in box and box["k"][0] != part_starts[box["s"]])
-        chain.append(
-            Tile(
-                name=_label(operator, box, graph.extents),
-                operator=operator.name,
-                kind=operator.kind,
-                box=box,
-                chain=chain0 + len(chains) - 1 if not chain else chain[0].chain,
-                step=len(chain),
-                last=False,
-                reads=reads,
-                writes=writes,
-                cluster=0,
-                work=work,
-                phase=phase,
-            )
-        )
-    return [t for *others, last in chains.values() for t in (*others, replace(last, last=True))]
-
-
-def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid], tiles: Sequence[Tile]) -> list[Block]:
+def _make_blocks(
+    graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid], tiles: Sequence[Draft]
+) -> list[Block]:
     made: dict[int, int] = {}
     for tile in tiles:
         for number in tile.writes:
@@ -242,32 +192,31 @@ def _make_blocks(graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid]
     for name, grid in grids.items():
         tensor = graph.tensors[name]
         in_dram = tensor.role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
-        for number, box in enumerate(grid.cells(), start=grid.first):
-            elements = prod(high - low for low, high in box)
-            is_made = number in made
-            held = max(tensor.element_bits, graph.partial_bits) if made.get(number, 0) > 1 else tensor.element_bits
-            where = ",".join(
-                f"{low}:{high}" for (low, high), size in zip(box, grid.shape, strict=True) if high - low < size
-            )
+        via_dram = in_dram or name in tiling.spilled
+        kept = via_dram or tensor.role is Role.OUTPUT
+        shared, late, wide = name in tiling.shared, name in tiling.late, max(tensor.element_bits, graph.partial_bits)
+        for number, (box, where) in enumerate(zip(grid.cells(), grid.labels(), strict=True), start=grid.first):
+            elements = prod([high - low for low, high in box])
+            steps = made.get(number, 0)
             blocks.append(
                 Block(
                     name=f"{name}[{where}]" if where else name,
                     tensor=name,
                     box=box,
                     bits=elements * tensor.element_bits,
-                    held_bits=elements * held,
-                    born_in_dram=in_dram and not is_made,
-                    via_dram=in_dram or name in tiling.spilled,
-                    stored=is_made and (in_dram or tensor.role is Role.OUTPUT or name in tiling.spilled),
-                    shared=name in tiling.shared,
-                    late=name in tiling.late,
+                    held_bits=elements * (wide if steps > 1 else tensor.element_bits),
+                    born_in_dram=in_dram and not steps,
+                    via_dram=via_dram,
+                    stored=kept and steps > 0,
+                    shared=shared,
+                    late=late,
                 )
             )
     return blocks
 
 
 def _joined(
-    tiles: Sequence[Tile],
+    tiles: Sequence[Draft],
     blocks: Sequence[Block],
     local: frozenset[str],
     together: frozenset[str] = frozenset(),
@@ -276,7 +225,7 @@ def _joined(
     """Number the unions of chains that a local tensor joins, or that read the same block of a tensor in `together`, or
     that one unit runs for the same fused group.
     """
-    parent: dict[int, int] = {tile.chain: tile.chain for tile in tiles}
+    parent = list(range(1 + max(tile.chain for tile in tiles)))
 
     def root(chain: int) -> int:
         while parent[chain] != chain:
@@ -284,20 +233,25 @@ def _joined(
             chain = parent[chain]
         return chain
 
+    joins = [block.tensor in local for block in blocks]
     holder: dict[object, int] = {}
     for position, tile in enumerate(tiles):
-        joints: list[object] = [n for n in (*tile.reads, *tile.writes) if blocks[n].tensor in local]
-        joints += [n for n in tile.reads if blocks[n].tensor in together]
+        joints: list[object] = [n for blocks in (tile.reads, tile.writes) for n in blocks if joins[n]]
+        if together:
+            joints += [n for n in tile.reads if blocks[n].tensor in together]
         if fused is not None:
             joints.append((fused[position], type(tile.work)))
         for joint in joints:
-            first, second = root(holder.setdefault(joint, tile.chain)), root(tile.chain)
-            parent[max(first, second)] = min(first, second)
+            other = holder.setdefault(joint, tile.chain)
+            if other != tile.chain:
+                first, second = root(other), root(tile.chain)
+                parent[max(first, second)] = min(first, second)
     numbers: dict[int, int] = {}
     return [numbers.setdefault(root(tile.chain), len(numbers)) for tile in tiles]
 
 
-def _predecessors(tiles: Sequence[Tile], block_count: int) -> tuple[list[tuple[int, ...]], list[int]]:
+def _predecessors(tiles: Sequence[Draft], block_count: int) -> tuple[list[set[int]], list[int]]:
+    """Return the makers of what each tile reads with the step before it, and the tile that completes each block."""
     maker = [-1] * block_count
     before_in_chain: dict[tuple[int, int], int] = {}
     for number, tile in enumerate(tiles):
@@ -305,18 +259,22 @@ def _predecessors(tiles: Sequence[Tile], block_count: int) -> tuple[list[tuple[i
         if tile.last:
             for block in tile.writes:
                 maker[block] = number
-    predecessors: list[tuple[int, ...]] = []
+    predecessors: list[set[int]] = []
     for tile in tiles:
-        before = {maker[block] for block in tile.reads if maker[block] >= 0}
+        before = {maker[block] for block in tile.reads}
+        before.discard(-1)
         if tile.step:
             before.add(before_in_chain[tile.chain, tile.step - 1])
-        predecessors.append(tuple(sorted(before)))
+        predecessors.append(before)
     return predecessors, maker
 
 
 def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
     """Number the phases of the operators 0, 1, ... without gaps; no operator may need what a later phase makes."""
-    given = {operator.name: tiling.phases.get(operator.name, 0) for operator in graph.operators}
+    given: dict[str, int] = {}
+    for operator in graph.operators:
+        follows = given[graph.operators[len(given) - 1].name] if operator.kind is Kind.SUM else 0  # what it adds up
+        given[operator.name] = tiling.phases.get(operator.name, follows)
     makers: dict[str, str] = {}
     """Of each tensor, the operator of the last phase that makes some of it."""
     for operator in graph.operators:
@@ -339,33 +297,31 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
 @uncollected
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says."""
+    graph = spread_rows(graph, tiling)
     boxes = {
-        operator.name: [
-            {index: piece for part in combination for index, piece in part.items()}
-            for combination in product(*_index_choices(graph, tiling, operator))
-        ]
+        operator.name: Boxes(graph, operator, tiling.sizes.get(operator.name, {}), tiling.parts)
         for operator in graph.operators
     }
     shapes = _tensor_shapes(graph, boxes)
     grids = _grids(graph, boxes, shapes)
     phases = _phases(graph, tiling)
-    tiles: list[Tile] = []
+    drafts: list[Draft] = []
     for operator in graph.operators:
-        chain0 = tiles[-1].chain + 1 if tiles else 0
-        tiles += _operator_tiles(
-            graph, operator, boxes[operator.name], grids, chain0=chain0, phase=phases[operator.name]
-        )
-    blocks = _make_blocks(graph, tiling, grids, tiles)
-    predecessors, _ = _predecessors(tiles, len(blocks))
-    fused = _joined(tiles, blocks, graph.local | tiling.inline)
-    merges = {operator.name for operator in graph.operators if operator.kind is Kind.MERGE}
-    kin = _joined(tiles, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
-    order = demand_order(tiles, predecessors, fused, tiling.early, merges, kin)
-    order = sorted(order, key=lambda number: tiles[number].phase)  # within a phase the order is kept
-    tiles = [tiles[number] for number in order]
-    clusters = _joined(tiles, blocks, tiling.local, tiling.together, [fused[number] for number in order])
-    tiles = [replace(tile, cluster=cluster) for tile, cluster in zip(tiles, clusters, strict=True)]
-    predecessors, maker = _predecessors(tiles, len(blocks))
+        chain0 = drafts[-1].chain + 1 if drafts else 0
+        drafts += operator_tiles(graph, boxes[operator.name], grids, chain0=chain0, phase=phases[operator.name])
+    blocks = _make_blocks(graph, tiling, grids, drafts)
+    predecessors, maker = _predecessors(drafts, len(blocks))
+    fused = _joined(drafts, blocks, graph.local | tiling.inline)
+    merges = {operator.name for operator in graph.operators if operator.kind in (Kind.MERGE, Kind.SUM)}
+    kin = _joined(drafts, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
+    order = demand_order(drafts, predecessors, fused, tiling.early, merges, kin)
+    order = sorted(order, key=lambda number: drafts[number].phase)  # within a phase the order is kept
+    placed = [drafts[number] for number in order]
+    clusters = _joined(placed, blocks, tiling.local, tiling.together, [fused[number] for number in order])
+    place = [0] * len(order)
+    for new, old in enumerate(order):
+        place[old] = new
+    tiles = _numbered(placed, clusters)
     users: list[list[int]] = [[] for _ in blocks]
     for number, entry in enumerate(tiles):
         for block in entry.reads:
@@ -373,10 +329,32 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     return TileGraph(
         graph=graph,
         tiling=tiling,
-        tiles=tuple(tiles),
+        tiles=tiles,
         blocks=tuple(blocks),
         shapes=shapes,
-        predecessors=tuple(predecessors),
-        maker=tuple(maker),
-        users=tuple(tuple(entry) for entry in users),
+        predecessors=tuple([tuple(sorted([place[before] for before in predecessors[old]])) for old in order]),
+        maker=tuple([place[old] if old >= 0 else -1 for old in maker]),
+        users=tuple([tuple(entry) for entry in users]),
+    )
+
+
+def _numbered(drafts: Sequence[Draft], clusters: Sequence[int]) -> tuple[Tile, ...]:
+    return tuple(
+        [
+            Tile(
+                name=draft.name,
+                operator=draft.operator,
+                kind=draft.kind,
+                box=draft.box,
+                chain=draft.chain,
+                step=draft.step,
+                last=draft.last,
+                reads=draft.reads,
+                writes=draft.writes,
+                cluster=cluster,
+                work=draft.work,
+                phase=draft.phase,
+            )
+            for draft, cluster in zip(drafts, clusters, strict=True)
+        ]
     )

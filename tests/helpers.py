@@ -29,6 +29,7 @@ from stream_mla.cost import Cost, Objective
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
 from stream_mla.problem import Problem, activities, price
 from stream_mla.routes import find_routes
+from stream_mla.row_parts import can_spread, spread
 from stream_mla.schedule import Held, Move, Schedule
 from stream_mla.schedulers.forward import Forward
 from stream_mla.tiling import Block, Tile, TileGraph, Tiling, tile
@@ -327,8 +328,11 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
     `split` lets scores and numerators leave their core (for machines whose arrays have no vector unit), `spill_all`
     sends every activation through DRAM (for machines whose cores are not joined).
     """
+    products = [operator.name for operator in graph.operators if can_spread(graph, operator)]
+    row_parts = {name: draw(st.integers(2, 3)) for name in draw(st.sets(st.sampled_from(products), max_size=3))}
+    parted = spread(graph, row_parts)
     sizes: dict[str, dict[str, int]] = {}
-    for operator in graph.operators:
+    for operator in parted.operators:
         free = cuttable(operator)
         chosen = draw(st.lists(st.sampled_from(free), max_size=3, unique=True))
         sizes[operator.name] = {index: draw(st.integers(-(-graph.extents[index] // 3), graph.extents[index]))
@@ -340,7 +344,7 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
     local = graph.local - {"scores", "probs", "probs_stats"} if split else graph.local
     inner = sorted(
         name
-        for name, tensor in graph.tensors.items()
+        for name, tensor in parted.tensors.items()
         if tensor.role in (Role.ACTIVATION, Role.PARTIAL) and name not in local
     )
     spilled = frozenset(inner if spill_all else draw(st.sets(st.sampled_from(inner))))
@@ -353,6 +357,7 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
         early=frozenset(draw(st.sets(st.sampled_from([o.name for o in graph.operators if o.kind in CONTRACTIONS])))),
         late=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))) if draw(st.booleans()) else frozenset(),
         phases=draw(_phases(graph)) if draw(st.booleans()) else {},
+        row_parts=row_parts,
     )
 
 

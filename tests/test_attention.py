@@ -1,5 +1,7 @@
 """Every scheme, cut or not, is plain attention."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -132,9 +134,12 @@ CUTS = [
         local=frozenset(),
     ),
 ]  # fmt: skip
+PRODUCTS = ["q_latent", "kv_latent", "query", "key", "value", "query_absorbed", "keys", "values", "head_out", "out"]
+CUTS.append(replace(CUTS[1], row_parts={**dict.fromkeys(PRODUCTS, 3), "query_rope_raw": 2, "key_rope_raw": 2}))
+"""Rows in as many parts as their pieces allow: two pieces of 5 d, three of r, c and n, more of (h, v)."""
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
 @pytest.mark.parametrize("attention", [latent(7, 4, True), latent(7, 0, False), latent(None, 4, True)])
 @pytest.mark.parametrize("scheme", LATENT_SCHEMES)
@@ -151,7 +156,7 @@ def test_latent_schemes_are_plain_attention(
     np.testing.assert_allclose(result, plain_latent(work, given), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=["uncut", "cut"])
+@pytest.mark.parametrize("cut", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
 @pytest.mark.parametrize("attention", [grouped(6, True), grouped(2, True), grouped(1, False)])
 def test_grouped_query_is_plain_attention(

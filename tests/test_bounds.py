@@ -18,11 +18,11 @@ def _cycles(problem: Problem) -> dict[str, int]:
     return dict(bounds(problem).cycles)
 
 
-def _traffic(*, shared: bool, links: str = "bus") -> Problem:
+def _traffic(*, shared: bool, links: str = "bus", port: float = 8) -> Problem:
     """Two tiles that read w (160 bit) and make results of 48 bit; one core, or two joined as `links` say."""
     match links:
         case "ports":
-            accelerator = machine(core_type(), links=[bus("dram", "core0", bandwidth=16, port=8)])
+            accelerator = machine(core_type(), links=[bus("dram", "core0", bandwidth=16, port=port)])
         case "apart":
             wires = [wire("dram", f"core{n}", name=f"wire{n}", bandwidth=8) for n in range(2)]
             accelerator = machine(core_type(), core_type(), links=wires)
@@ -51,6 +51,20 @@ def test_the_ports_of_an_only_core_carry_loads_and_stores_apart() -> None:
     # in: 2 x 160 / 8; out: 2 x 48 / 8
     assert {name: n for name, n in found.items() if ":" in name} == {"bus:core0:in": 40, "bus:core0:out": 12}
     assert found["dram"] == found["bus"] == 26
+
+
+@pytest.mark.parametrize(
+    ("port", "cycles"),
+    [
+        (4, 26),  # four moves at once fill 16: 416 / 16
+        (5, 28),  # three take 15, and no fourth fits: 416 / 15 is 27.7
+        (10, 42),  # one at a time: 416 / 10 is 41.6
+    ],
+)
+def test_what_no_move_can_take_of_a_bandwidth_carries_nothing(port: float, cycles: int) -> None:
+    found = _cycles(_traffic(shared=False, links="ports", port=port))
+
+    assert found["dram"] == found["bus"] == cycles
 
 
 def test_what_only_some_cores_use_bounds_nothing() -> None:

@@ -158,12 +158,13 @@ def test_the_numbers_of_a_machine() -> None:
         *(f"sram.{n}" for n in ("capacity", "read_bandwidth", "write_bandwidth", "read_energy", "write_energy")),
         *(f"vector.{name}" for name in ("operations_per_cycle", "operation_energy")),
         *(f"registers.{name}" for name in ("capacity", "read_energy", "write_energy")),
-        *(f"array.{name}" for name in ("rows", "columns")),
+        *(f"array.{name}" for name in ("rows", "columns", "copies")),
         *(f"precision.{name}" for name in ("operand", "macs_per_element", "mac_energy")),
     ]
 
 
 TO = {
+    "array.copies": 2,
     "dram.capacity": 4096,
     "dram.latency": 100,
     "bus.latency": 100,

@@ -224,7 +224,7 @@ def test_a_vector_unit_beside_an_array_works_in_tile_order() -> None:
 
 
 def _streams(*, last: bool) -> Problem:
-    """Three tiles that load 160 bit each, 10 cycles at 16, and take 1; two of 20 cycles that load nothing."""
+    """Three tiles that load 160 bit each, 10 cycles at 16, and take 12; two of 20 cycles that load nothing."""
     names = [f"{kind}{n}" for kind, count in (("out", 3), ("c", 2)) for n in range(count)]
     weights = [block(f"w{n}", 160, weight=True) for n in range(3)]
     problem = hand_problem(
@@ -235,7 +235,7 @@ def _streams(*, last: bool) -> Problem:
                 name=name,
                 reads=(f"w{name[-1]}",) if name.startswith("out") else (),
                 writes=f"of {name}",
-                cycles=1 if name.startswith("out") else 20,
+                cycles=12 if name.startswith("out") else 20,
             )
             for name in names
         ],
@@ -244,9 +244,8 @@ def _streams(*, last: bool) -> Problem:
 
 
 def test_the_last_operator_streams_behind_compute() -> None:
-    # at 0 nothing is loaded: c0 0..20; then w0 and w1 are there: out0 20, out1 21; w2 would be there at 30, not at 22:
-    # c1 22..42, out2 42
-    assert _names(_streams(last=True), *[0] * 5) == ["c0", "out0", "out1", "c1", "out2"]
+    # at 0 nothing is loaded: c0 0..20; then w0 is there, w1 when out0 is done at 32, w2 at 44
+    assert _names(_streams(last=True), *[0] * 5) == ["c0", "out0", "out1", "out2", "c1"]
     assert _names(_streams(last=False), *[0] * 5) == ["out0", "out1", "out2", "c0", "c1"]
 
 
@@ -274,7 +273,7 @@ def test_only_the_last_operator_waits_and_only_if_its_sums_are_small() -> None:
     problem = _streams(last=True)
     large = replace(problem, cut=replace(problem.cut, tiling=replace(problem.cut.tiling, early=frozenset({"mid"}))))
     assert _names(large, *[0] * 5) == ["out0", "out1", "out2", "c0", "c1"]
-    steps = [Step(name="mid", reads=("w",), writes="y", cycles=1), Step(name="c", writes="z", cycles=20)]
+    steps = [Step(name="mid", reads=("w",), writes="y", cycles=12), Step(name="c", writes="z", cycles=20)]
     blocks = [block("w", 160, weight=True), block("y", 16), block("z", 16)]
     assert _names(with_last(hand_problem(machine(core_type()), blocks, steps), "out"), 0, 0) == ["mid", "c"]
 
@@ -344,3 +343,48 @@ def test_loads_run_ahead_no_further_than_a_quarter_of_the_memory(sram_bits: int,
     )
     # t at 100, before e at 120; or 160 bit, 20 cycles ahead: loaded from 80 to 180
     assert _names(problem, 0, 0, 1, 1) == names
+
+
+def _ahead(*, made_bits: int = 16) -> Problem:
+    """`late` waits for `long` on the other core, `heavy` loads for 20 of its 21 cycles; `light` only computes."""
+    return hand_problem(
+        machine(core_type(), core_type()),
+        [block("w", 160, weight=True), block("v", made_bits), *(block(name, 16) for name in "zyu")],
+        [
+            Step(name="long", writes="z", cycles=30),
+            Step(name="heavy", reads=("w",), writes="u", cycles=1),
+            Step(name="late", reads=("z",), writes="y", cycles=4),
+            Step(name="light", writes="v", cycles=8),
+        ],
+    )
+
+
+def test_an_array_that_would_idle_takes_what_computes_ahead_of_its_turn() -> None:
+    # core1: w would be there at 20, so light 0..8, then heavy 20..21, late 30..34
+    assert _names(_ahead(), 0, 1, 1, 1) == ["long", "light", "heavy", "late"]
+
+
+def test_what_is_made_ahead_fills_a_quarter_of_the_sram_at_most() -> None:
+    problem = _ahead(made_bits=64)
+    assert _names(problem, 0, 1, 1, 1) == ["long", "light", "heavy", "late"]
+    kind = core_type()
+    cramped = replace(kind, sram=replace(kind.sram, capacity=4 * 63))
+    small = replace(problem, accelerator=machine(cramped, cramped))
+    # heavy 20..21; late waits, and so does light
+    assert _names(small, 0, 1, 1, 1) == ["long", "heavy", "late", "light"]
+
+
+def test_an_array_whose_next_tile_waits_for_others_takes_any_that_is_ready() -> None:
+    def names(*order: str) -> list[str]:
+        steps = {
+            "long": Step(name="long", writes="z", cycles=30),
+            "late": Step(name="late", reads=("z",), writes="y", cycles=4),
+            "heavy": Step(name="heavy", reads=("w",), writes="u", cycles=1),
+        }
+        blocks = [block("w", 160, weight=True), *(block(name, 16) for name in "zyu")]
+        problem = hand_problem(machine(core_type(), core_type()), blocks, [steps[name] for name in order])
+        return _names(problem, 0, *[1] * (len(order) - 1))
+
+    # heavy loads until 20 and is done before late can start at 30
+    assert names("long", "late", "heavy") == ["long", "heavy", "late"]
+    assert names("long", "heavy", "late") == ["long", "heavy", "late"]

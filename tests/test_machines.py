@@ -82,7 +82,7 @@ def test_simba_is_fed_column_by_column() -> None:
 def _peak_tops(accelerator: Accelerator, operand_bits: int) -> float:
     """Return 10^12 operations per second over all arrays, 2 per MAC."""
     arrays = [core.type.array for core in accelerator.array_cores() if core.type.array is not None]
-    entries = [(array.rows * array.columns, array.precision(operand_bits)) for array in arrays]
+    entries = [(array.elements, array.precision(operand_bits)) for array in arrays]
     return sum(n * entry.macs_per_element for n, entry in entries if entry) * accelerator.clock * 2 / 1e12
 
 

@@ -8,26 +8,21 @@ import pytest
 
 from stream_mla.attention import SCHEMES, parameters
 from stream_mla.cost import Objective
+from stream_mla.describe import (
+    accelerator_facts,
+    accelerator_line,
+    core_facts,
+    described,
+    model_facts,
+    model_line,
+    peak_macs,
+    with_prefix,
+)
 from stream_mla.errors import InfeasibleError
 from stream_mla.io import load_accelerator, load_model
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
-from stream_mla.report import (
-    SCHEME_DESCRIPTIONS,
-    WIDTH,
-    accelerator_facts,
-    accelerator_line,
-    as_json,
-    core_facts,
-    described,
-    failure,
-    front_table,
-    model_facts,
-    model_line,
-    peak_macs,
-    table,
-    with_prefix,
-)
+from stream_mla.report import SCHEME_DESCRIPTIONS, WIDTH, as_json, failure, front_table, table
 from stream_mla.result import Result, Status
 from stream_mla.workload import Precision, Workload
 

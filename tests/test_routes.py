@@ -50,6 +50,22 @@ def test_a_path_takes_all_its_links_at_the_lowest_rate() -> None:
     assert len(routes) == 20  # each of 5 places reaches each other one
 
 
+@pytest.mark.parametrize(
+    ("dram", "demand"),
+    [
+        (100, 5_882),  # 16.7 moves of 6: 17 of 100 / 17
+        (96, 6_000),  # just 16
+        (95, 6_000),  # 15.8: so few would slow down too much
+    ],
+)
+def test_a_whole_number_of_moves_fills_the_dram(dram: float, demand: int) -> None:
+    link = bus(DRAM, "core0", "core1", bandwidth=200, port=6)
+    routes = find_routes(machine(core_type(), core_type(), links=[link], bandwidth=dram))[1]
+
+    assert routes[OFF_CHIP, 1].demand == routes[1, OFF_CHIP].demand == demand
+    assert routes[0, 1].demand == 6_000  # between cores, all that a port can
+
+
 def test_latencies_along_a_path_add_before_they_are_rounded_up() -> None:
     links = [wire(f"core{n}", f"core{n + 1}", name=name, latency=0.4) for n, name in enumerate("ab")]
     route = find_routes(machine(*[core_type()] * 3, links=[*links, wire(DRAM, "core0", name="dram0")]))[1][0, 2]

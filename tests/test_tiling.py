@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from stream_mla.attention import lower
 from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, OperatorGraph, Role
+from stream_mla.grid import Interval, key_pieces, pieces
 from stream_mla.interpret import execute
-from stream_mla.tiling import Interval, TileGraph, Tiling, key_pieces, pieces, region, tile
+from stream_mla.tile_work import region
+from stream_mla.tiling import TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork
 from tests.helpers import cuttable, graphs, grouped, latent, tilings, uncut, workload
 
@@ -197,14 +199,16 @@ def _inputs(graph: OperatorGraph) -> dict[str, NDArray[np.float64]]:
     return {name: rng.normal(size=t.shape) / 3 for name, t in graph.tensors.items() if t.role in roles}
 
 
-@given(cuts())
+@given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_cut_layer_computes_what_the_uncut_layer_computes(cut: TileGraph) -> None:
-    given_arrays = _inputs(cut.graph)
-    whole = execute(tile(cut.graph, uncut(cut.graph.local)), given_arrays)
+def test_a_cut_layer_computes_what_the_uncut_layer_computes(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    cut = tile(graph, data.draw(tilings(graph)))
+    given_arrays = _inputs(graph)
+    whole = execute(tile(graph, uncut(graph.local)), given_arrays)
     parts = execute(cut, given_arrays)
 
-    for name, tensor in cut.graph.tensors.items():
+    for name, tensor in graph.tensors.items():
         if tensor.role in (Role.OUTPUT, Role.CACHE):
             np.testing.assert_allclose(parts[name], whole[name], rtol=1e-9, atol=1e-9)
 

@@ -134,7 +134,7 @@ def floors(graph: OperatorGraph, accelerator: Accelerator) -> dict[str, float]:
         assert core.type.array is not None
         entry = core.type.array.precision(PRECISION.activations)
         if entry is not None:
-            peak += core.type.array.rows * core.type.array.columns * entry.macs_per_element
+            peak += core.type.array.elements * entry.macs_per_element
     way = port(accelerator)
     return {
         "DRAM": way.dram_cycles(graph.dram_read_bits, graph.dram_write_bits),

@@ -17,13 +17,13 @@ FAULTY_INPUT = 2
 
 def list_shipped(arguments: argparse.Namespace) -> int:
     """Name models, accelerators or schemes, with a line on each."""
-    from stream_mla import io, report
+    from stream_mla import describe, io, report
 
     match arguments.what:
         case "models":
-            lines = {name: report.model_line(io.load_model(name)) for name in io.model_names()}
+            lines = {name: describe.model_line(io.load_model(name)) for name in io.model_names()}
         case "accelerators":
-            lines = {name: report.accelerator_line(io.load_accelerator(name)) for name in io.accelerator_names()}
+            lines = {name: describe.accelerator_line(io.load_accelerator(name)) for name in io.accelerator_names()}
         case _:
             lines = report.SCHEME_DESCRIPTIONS
     width = max(map(len, lines))
@@ -67,17 +67,17 @@ def _load(name: str) -> "Model | Accelerator | CoreType":
 
 def show(arguments: argparse.Namespace) -> int:
     """Print a model, an accelerator or a core as a file, with what follows from it as comments."""
-    from stream_mla import io, report
+    from stream_mla import describe, io
     from stream_mla.accelerator import Accelerator
     from stream_mla.attention import parameters
     from stream_mla.workload import Model
 
     found = _load(arguments.name)
     if isinstance(found, Model):
-        facts = report.model_facts(found, parameters(found))
+        facts = describe.model_facts(found, parameters(found))
     elif isinstance(found, Accelerator):
-        facts = report.accelerator_facts(found)
+        facts = describe.accelerator_facts(found)
     else:
-        facts = report.core_facts(found)
-    print(report.described(io.dump(found), facts))
+        facts = describe.core_facts(found)
+    print(describe.described(io.dump(found), facts))
     return 0

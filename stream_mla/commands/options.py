@@ -158,8 +158,11 @@ def _require_indices(rows: Sequence["Point"], given: Mapping[str, int], argument
     """Refuse sizes of indices that no row has."""
     from stream_mla.attention import lower
     from stream_mla.graph import COUNTERS
+    from stream_mla.row_parts import ROW_PARTS, can_spread
 
-    extents = {index for point in rows for index in lower(point.workload, point.scheme).extents}
-    known = [*sorted(extents.difference(COUNTERS, "w")), "parts"]
+    graphs = [lower(point.workload, point.scheme) for point in rows]
+    extents = {index for graph in graphs for index in graph.extents}
+    able = {operator.name for graph in graphs for operator in graph.operators if can_spread(graph, operator)}
+    known = [*sorted(extents.difference(COUNTERS, "w")), "parts", ROW_PARTS, *sorted(f"{ROW_PARTS}.{n}" for n in able)]
     if unknown := [index for index in given if index not in known]:
         arguments.fail(f"argument --tile: no operator has an index {' or '.join(unknown)}: use {', '.join(known)}")

@@ -5,8 +5,11 @@ Two passes over the tiles, neither of which knows memories or bandwidths beyond 
 - `assign` gives each cluster, in tile order, to the core that would be done with it first: after its inputs are made,
   what it reads is sent there, and what the core has begun is done. A cluster that adds up what comes in over a long
   time also waits for all that the core was promised and has not begun, so that such clusters lie on different cores;
-- `expected` runs the tiles on these cores. An array works in tile order; tiles of the last operator whose sums
-  are small wait until the DRAM would idle, so that they stream behind what computes. A unit that serves many arrays
+- `expected` runs the tiles on these cores. An array works in order, as long as it does not idle: where the
+  next tile waits for others, it takes the first that is ready; where it waits for its load, the first of a cluster that
+  computes for longer than it loads (Johnson's rule for two machines in line: such jobs go first). What it made ahead of
+  its turn may fill a part of the SRAM. Tiles of the last operator whose sums are small wait until the DRAM would idle,
+  so that they stream behind what computes. A unit that serves many arrays
   takes what is ready first, so it serves them in turn. Loads take the time of their core's fair share of the DRAM's
   bandwidth, so cores that stream side by side are served side by side.
 """
@@ -60,7 +63,8 @@ class _Assignment:
         self.choices: dict[tuple[int, ...], _Choice] = {}
         self.can_wait = _can_wait(problem)
         self.loads = self._load_cycles()
-        self.present: dict[int, set[int]] = defaultdict(set)
+        self.present: dict[int, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(count, dtype=np.bool_))
+        """Of each block: the cores that read it."""
 
     def _sending(self, source: int) -> Times:
         """Cycles that a bit takes from a core to each core; infinite where no path joins them."""
@@ -117,10 +121,8 @@ class _Assignment:
             maker = cut.maker[block]
             source = -1 if maker < 0 or cut.blocks[block].via_dram else self.core_of[cut.tiles[maker].cluster]
             if source >= 0:
-                sending = self._sending(source)[choice.cores] * cut.blocks[block].bits
-                for core in self.present[block]:
-                    sending[choice.cores == core] = 0.0
-                done += sending
+                sending = self._sending(source) * cut.blocks[block].bits
+                done += np.where(self.present[block], 0.0, sending)[choice.cores]
         if len(set(choice.types)) > 1:
             own = {name: sum(problem.costs[member][name].cycles for member in members) for name in set(choice.types)}
             done += np.array([own[name] for name in choice.types])
@@ -138,7 +140,7 @@ class _Assignment:
                 self.given[core] += total
                 for member in members:
                     for block in cut.tiles[member].reads:
-                        self.present[block].add(core)
+                        self.present[block][core] = True
             core = self.core_of[tile.cluster]
             lasts = self._lasts(number, core)
             start = max((self.end[before] for before in cut.predecessors[number]), default=0.0)
@@ -161,7 +163,7 @@ def assign(problem: Problem, order: Sequence[int] | None = None, *, even: bool =
 
 
 PREFETCH_SHARE = 0.25
-"""Of an SRAM: what its core may have loaded ahead, in the expectation."""
+"""Of an SRAM: what its core may have loaded ahead, in the expectation; and so what it may have made ahead."""
 
 
 class _Expectation:
@@ -169,6 +171,9 @@ class _Expectation:
 
     def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int]) -> None:
         self.problem, self.order, cut = problem, order, problem.cut
+        self.rank = [0] * len(order)
+        for position, number in enumerate(order):
+            self.rank[number] = position
         self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
         self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
         self.waiting = [len(before) for before in cut.predecessors]
@@ -186,8 +191,17 @@ class _Expectation:
                 self.queue[unit].append(number)
         self.offered: dict[int, list[tuple[float, int]]] = defaultdict(list)
         """Of each unit: the tiles that can start, of those it may take in any order."""
+        self.ready: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        """Of each unit that works in order: the places in it of the tiles that can start, of clusters that compute for
+        longer than they load, and of others."""
+        self.taken: set[int] = set()
+        self.ahead_bits = [0] * len(problem.cores)
+        """Of each core: what the tiles write that were taken before their turn, which has not come yet."""
         self.busy: set[int] = set()
-        self.loads = self._load_cycles()
+        self.loads = self._loads_of_tiles()
+        self.present: set[tuple[int, int, int]] = set()
+        """Loads of the tiles that have started."""
+        self.computes = self._computes()
         used = set(self.core_of)
         self.loaded = dict.fromkeys(used, 0.0)
         """When each core's share of the bandwidth is done with the loads of what has started."""
@@ -200,42 +214,80 @@ class _Expectation:
         """Ends of tiles, and from the number of tiles on, arrivals of all that a tile reads of another; a negative
         number is the complement of a unit that may go on."""
 
-    def _load_cycles(self) -> list[float]:
-        """Cycles of the loads that each tile is the first to need, at its core's share of the bandwidth."""
+    def _loads_of_tiles(self) -> list[list[tuple[int, int, int]]]:
+        """Return the loads of each tile: block, core, and cluster or -1 where all clusters share it."""
         problem, cut = self.problem, self.problem.cut
         share = problem.resources[0].capacity / len(set(self.core_of))
         self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
-        seen: set[tuple[int, int, int]] = set()
-        found = [0.0] * len(cut.tiles)
-        for number in self.order:
-            tile, core, bits = cut.tiles[number], self.core_of[number], 0
-            for block in tile.reads:
-                info = cut.blocks[block]
-                key = (block, core, -1 if info.shared else tile.cluster)
-                if info.via_dram and key not in seen:
-                    seen.add(key)
-                    bits += info.bits
-            found[number] = bits / self.rates[core]
+        found: list[list[tuple[int, int, int]]] = []
+        for tile, core in zip(cut.tiles, self.core_of, strict=True):
+            loaded = (block for block in tile.reads if cut.blocks[block].via_dram)
+            found.append([(block, core, -1 if cut.blocks[block].shared else tile.cluster) for block in loaded])
+        return found
+
+    def _load_cycles(self, number: int) -> float:
+        """Cycles of the loads that a tile is the first to need, at its core's share of the bandwidth."""
+        blocks = self.problem.cut.blocks
+        bits = sum(blocks[load[0]].bits for load in self.loads[number] if load not in self.present)
+        return bits / self.rates[self.core_of[number]]
+
+    def _computes(self) -> list[bool]:
+        """Return of each tile whether the array works on its cluster for longer than the cluster loads."""
+        found: list[bool] = [False] * len(self.core_of)
+        for members in self.problem.cluster_tiles:
+            core = self.core_of[members[0]]
+            on_array = (number for number in members if self.unit_of[number] % 2 == 0)
+            cycles = sum(self.problem.cost(number, core).cycles for number in on_array)
+            blocks = {load[0] for number in members for load in self.loads[number]}
+            loaded = sum(self.problem.cut.blocks[block].bits for block in blocks) / self.rates[core]
+            for number in members:
+                found[number] = cycles > loaded
         return found
 
     def _offer(self, number: int, now: float) -> None:
+        unit = self.unit_of[number]
         if self.can_wait[number] or not self.in_order[self.core_of[number]]:
-            heapq.heappush(self.offered[self.unit_of[number]], (0.0 if self.can_wait[number] else now, number))
+            heapq.heappush(self.offered[unit], (0.0 if self.can_wait[number] else now, number))
+        else:
+            heapq.heappush(self.ready[unit][0 if self.computes[number] else 1], self.rank[number])
 
     def _next(self, unit: int, now: float) -> int:
         """Return the tile that a free unit takes, or -1: one that can wait only where the DRAM would idle."""
         queue, offered = self.queue[unit], self.offered[unit]
         core = unit // 2
+        while queue and queue[0] in self.taken:
+            self.ahead_bits[core] -= self._written_bits(queue.popleft())
         first = queue[0] if queue and not self.waiting[queue[0]] else -1
         if offered:
-            loaded = self.loaded[core] + self.loads[offered[0][1]]
+            loaded = self.loaded[core] + self._load_cycles(offered[0][1])
             if not queue or loaded <= now:
                 return heapq.heappop(offered)[1]
             if first < 0:
                 heapq.heappush(self.events, (loaded, ~unit))  # look again then
+        waits = first < 0 or (not self.computes[first] and self.loaded[core] + self._load_cycles(first) > now)
+        if waits and unit % 2 == 0:
+            ahead = self._ahead(unit, only_computing=first >= 0)
+            if ahead >= 0:
+                self.taken.add(ahead)
+                self.ahead_bits[core] += self._written_bits(ahead)
+                return ahead
         if first >= 0:
-            queue.popleft()
+            self.taken.add(queue.popleft())
         return first
+
+    def _ahead(self, unit: int, *, only_computing: bool) -> int:
+        """Return the first tile that can start before its turn and finds room for what it writes, or -1."""
+        core = unit // 2
+        room = PREFETCH_SHARE * self.problem.cores[core].type.sram.capacity - self.ahead_bits[core]
+        for ready in self.ready[unit][: 1 if only_computing else 2]:
+            while ready and self.order[ready[0]] in self.taken:
+                heapq.heappop(ready)
+            if ready and self._written_bits(self.order[ready[0]]) <= room:
+                return self.order[ready[0]]
+        return -1
+
+    def _written_bits(self, number: int) -> int:
+        return sum(self.problem.cut.blocks[block].bits for block in self.problem.cut.tiles[number].writes)
 
     def _take(self, unit: int, now: float) -> None:
         if unit in self.busy:
@@ -245,7 +297,8 @@ class _Expectation:
             return
         core = unit // 2
         ahead = PREFETCH_SHARE * self.problem.cores[core].type.sram.capacity / self.rates[core]
-        self.loaded[core] = max(self.loaded[core], now - ahead) + self.loads[number]
+        self.loaded[core] = max(self.loaded[core], now - ahead) + self._load_cycles(number)
+        self.present.update(self.loads[number])
         self.start[number] = max(now, self.loaded[core])
         self.busy.add(unit)
         heapq.heappush(self.events, (self.start[number] + self.problem.cost(number, core).cycles, number))

@@ -16,12 +16,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntEnum
+from math import inf
 
 from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
 from stream_mla.problem import Activities, Problem, fan_out
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.remaining import BeatenError, Remaining
 from stream_mla.schedulers.timing import timed
+
+LOOK_EVERY = 100
+"""So many instants pass between two looks at what is left."""
 
 
 class _Event(IntEnum):
@@ -62,6 +67,7 @@ class Forward:
         self.freed: set[int] = set()
         self.events: list[tuple[int, int, _Event, bool, int]] = []
         self._prepare_moves()
+        self.remaining = Remaining(problem, self.core_of, self.moves)
         self._prepare_phases()
         self._prepare_turns()
         self.waits = [
@@ -193,7 +199,9 @@ class Forward:
                 tile = self.order[heapq.heappop(self.ready_tiles[unit])]
                 self.unit_free[unit] = False
                 self.run_start[tile] = now
-                end = now + self.problem.cost(tile, self.core_of[tile]).cycles
+                cycles = self.problem.cost(tile, self.core_of[tile]).cycles
+                self.remaining.on_unit[unit] -= cycles
+                end = now + cycles
                 heapq.heappush(self.events, (end, tile, _Event.END, True, tile))
         for unit in self.touched_units:
             if unit % 2 == 0 and self.late_waiting[unit // 2]:
@@ -225,6 +233,7 @@ class Forward:
             if self.free_share[resource] < move.route.demand:
                 return resource
         self.move_start[number] = now
+        self.remaining.remove(move)
         for resource in move.route.resources:
             self.free_share[resource] -= move.route.demand
         for core in self.late[number]:
@@ -311,12 +320,18 @@ class Forward:
             for copy in move.filled:
                 self._completed(copy)
 
-    def run(self) -> Schedule:
-        """Run until everything is done; the error of `greedy` where memory is full and nothing can end."""
-        now = 0
+    def run(self, limit: float = inf) -> Schedule:
+        """Run until everything is done; the error of `greedy` where memory is full and nothing can end.
+
+        BeatenError as soon as it is known that this takes more cycles than the limit.
+        """
+        now, instants = 0, 0
         for core in range(len(self.problem.cores)):
             self._reserve(core)
         while True:
+            if instants % LOOK_EVERY == 0 and now + self.remaining.cycles > limit:
+                raise BeatenError
+            instants += 1
             self._start_all(now)
             if not self.events and not self._split_multicast():
                 break
@@ -331,6 +346,8 @@ class Forward:
                     self._move_event(number, event, now)
         if -1 in self.run_start:
             raise self._stuck(now)
+        if now > limit:
+            raise BeatenError
         return timed(self.problem, replace(self.acts, moves=tuple(self.moves)), self.run_start, self.move_start)
 
     def _split_multicast(self) -> bool:
@@ -347,6 +364,9 @@ class Forward:
         parts = [[copy for copy in move.filled if self.granted[copy] is granted] for granted in (True, False)]
         cores = [[self.acts.copies[copy].core for copy in part] for part in parts]
         new, rest = (fan_out(self.problem, move, *part) for part in zip(parts, cores, strict=True))
+        self.remaining.remove(move)
+        self.remaining.add(new)
+        self.remaining.add(rest)
         self.moves[number] = new
         self.moves.append(rest)
         for copy in rest.filled:

@@ -7,6 +7,7 @@ made for little memory.
 """
 
 from collections.abc import Iterator
+from math import inf
 
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
@@ -21,11 +22,11 @@ SOONER = 0.01
 
 
 @uncollected
-def greedy(problem: Problem) -> Schedule:
+def greedy(problem: Problem, limit: float = inf) -> Schedule:
     """Return a valid schedule.
 
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
-    in their order, leaves too little room.
+    in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
     """
     cores = assign(problem)
     plans = [(cores, expected(problem, cores))]
@@ -37,10 +38,10 @@ def greedy(problem: Problem) -> Schedule:
             plans.insert(0, (others, plan))
     for placed, plan in plans:
         try:
-            return Forward(problem, activities(problem, placed), plan.order).run()
+            return Forward(problem, activities(problem, placed), plan.order).run(limit)
         except StreamMlaError:
             continue
-    return Forward(problem, activities(problem, cores)).run()
+    return Forward(problem, activities(problem, cores)).run(limit)
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:

@@ -1,0 +1,40 @@
+"""How much a schedule in the making still has to do: when it ends at the earliest, whatever comes."""
+
+from collections.abc import Iterable, Sequence
+
+from stream_mla.problem import PlannedMove, Problem
+
+
+class BeatenError(Exception):
+    """The schedule would take more cycles than it may."""
+
+
+class Remaining:
+    """What has not started yet, of each unit and each resource."""
+
+    def __init__(self, problem: Problem, core_of: Sequence[int], moves: Iterable[PlannedMove]) -> None:
+        self.on_unit = [0] * (2 * len(problem.cores))
+        """Cycles of tiles."""
+        for tile, core in enumerate(core_of):
+            self.on_unit[problem.unit(tile, core)] += problem.cost(tile, core).cycles
+        self.capacities = [resource.capacity for resource in problem.resources]
+        self.to_carry = [0] * len(problem.resources)
+        """Cycles of moves, times the share of the resource that each takes."""
+        for move in moves:
+            self.add(move)
+
+    def add(self, move: PlannedMove) -> None:
+        """Count a move."""
+        for resource in move.route.resources:
+            self.to_carry[resource] += move.cycles * move.route.demand
+
+    def remove(self, move: PlannedMove) -> None:
+        """Count a move no longer."""
+        for resource in move.route.resources:
+            self.to_carry[resource] -= move.cycles * move.route.demand
+
+    @property
+    def cycles(self) -> float:
+        """Cycles that the busiest unit or resource needs for it."""
+        carrying = zip(self.to_carry, self.capacities, strict=True)
+        return max(*self.on_unit, *[carried / capacity for carried, capacity in carrying])

@@ -1,0 +1,77 @@
+"""Floors of tilings that are not cut: never above the bounds of the cut tiling, and by hand."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_mla import io
+from stream_mla.attention import lower
+from stream_mla.bounds import bounds
+from stream_mla.cost import Objective
+from stream_mla.floors import floor_cycles
+from stream_mla.planning import plans
+from stream_mla.policy import POLICIES
+from stream_mla.problem import Problem, price
+from stream_mla.tiling import tile
+from stream_mla.workload import Workload
+from tests.helpers import core_type, graphs, grouped, latent, machine, problems, small_problem, tilings, uncut, workload
+
+
+@given(problems())
+def test_a_floor_is_never_above_the_bounds(problem: Problem) -> None:
+    floor = floor_cycles(problem.cut.graph, problem.accelerator, problem.cut.tiling)
+    assert floor <= bounds(problem).lower_bound_cycles
+
+
+@given(st.data())
+def test_a_floor_is_never_above_the_bounds_where_the_dram_is_slow(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    accelerator = machine(core_type(), core_type(), bandwidth=0.5)
+    tiling = data.draw(tilings(graph))
+    tiling = replace(tiling, shared=data.draw(st.frozensets(st.sampled_from(sorted(graph.tensors)))))
+    limits = bounds(small_problem(graph, tiling, accelerator))
+    assert floor_cycles(graph, accelerator, tiling) <= limits.lower_bound_cycles
+
+
+def test_what_must_pass_the_dram_by_hand() -> None:
+    graph = lower(workload(grouped()), "mha")
+    slow = machine(core_type(), bandwidth=0.001)  # bit per cycle: nothing but the DRAM counts
+    once = graph.dram_read_bits + graph.dram_write_bits
+    # queries, keys and values are clusters of their own, and each loads the input
+    source = graph.tensors[graph.operators[0].inputs[0].tensor]
+    assert floor_cycles(graph, slow, uncut()) == 1000 * (once + 2 * source.bits)
+    # and so do the clusters of the two groups of heads that queries are cut into
+    halves = replace(uncut(), sizes={"query": {"g": 1}})
+    assert floor_cycles(graph, slow, halves) == 1000 * (once + 3 * source.bits)
+    # unless one load serves all
+    shared = replace(halves, shared=frozenset({source.name}))
+    assert floor_cycles(graph, slow, shared) == 1000 * once
+    # what is spilled is written once and read once
+    spilled = replace(shared, spilled=frozenset({"context"}))
+    assert floor_cycles(graph, slow, spilled) == 1000 * (once + 2 * graph.tensors["context"].bits)
+
+
+def test_compute_is_counted_tile_by_tile() -> None:
+    graph = lower(workload(latent(), cached_tokens=37), "mla_absorbed")
+    fast = machine(core_type(), bandwidth=1e6)
+    tiling = replace(uncut(), sizes={name: {"k": 5} for name in ("scores", "softmax", "attend")})
+    problem = small_problem(graph, tiling, fast)
+    arrays = sum(
+        cost
+        for cost, entry in zip(problem.minimum_cycles, problem.cut.tiles, strict=True)
+        if entry.kind in ("einsum", "attend")
+    )
+    vectors = sum(problem.minimum_cycles) - arrays
+    assert floor_cycles(graph, fast, tiling) == max(arrays, vectors)
+
+
+def test_floors_of_plans_are_close() -> None:
+    # the loads that the counts leave out are few: on a shipped machine a floor is within 10 % of the bound
+    model = io.load_model("deepseek_v2_lite")
+    step = Workload(model=model, batch=1, query_tokens=1, cached_tokens=1024, precision=model.precision)
+    graph, accelerator = lower(step, "mla_absorbed"), io.load_accelerator("tpu_like_quad_core")
+    for tiling in list(plans(graph, accelerator, {}, POLICIES["free"]))[:6]:
+        limits = bounds(price(tile(graph, tiling), accelerator, Objective.LATENCY))
+        floor = floor_cycles(graph, accelerator, tiling)
+        assert 0.9 * limits.lower_bound_cycles < floor <= limits.lower_bound_cycles

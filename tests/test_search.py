@@ -1,0 +1,72 @@
+"""Which tilings are scheduled, and when one is given up."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+
+from stream_mla import io
+from stream_mla.attention import lower
+from stream_mla.bounds import ideal_cycles
+from stream_mla.cost import Objective
+from stream_mla.errors import NoScheduleError
+from stream_mla.planning import plans
+from stream_mla.point import Point
+from stream_mla.policy import POLICIES
+from stream_mla.problem import Problem
+from stream_mla.schedulers.greedy import greedy
+from stream_mla.schedulers.remaining import BeatenError
+from stream_mla.search import GAIN, faster, tried
+from stream_mla.workload import Workload
+from tests.helpers import core_type, machine, problems
+
+
+def _point(model: str, scheme: str, accelerator: str, cached: int) -> Point:
+    layer = io.load_model(model)
+    return Point(
+        workload=Workload(model=layer, batch=1, query_tokens=1, cached_tokens=cached, precision=layer.precision),
+        accelerator=io.load_accelerator(accelerator),
+        scheme=scheme,
+        objective=Objective.LATENCY,
+        policy=POLICIES["free"],
+        time_limit_s=0.0,
+        gap_limit=0.0,
+        seed=0,
+        workers=1,
+        tile_sizes={},
+    )
+
+
+def test_few_tilings_are_tried_and_none_that_is_left_is_much_faster() -> None:
+    point = _point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
+    graph = lower(point.workload, point.scheme)
+    said: list[str] = []
+    found = [candidate.latency_cycles for candidate in faster(point, graph, said.append, enough=0)]
+    assert all(later <= before * (1 - GAIN) for before, later in pairwise(found))
+    every = [candidate.latency_cycles for candidate in tried(point, graph, Objective.LATENCY, lambda _: None)]
+    assert found[-1] <= 1.005 * min(every)
+    scheduled = len(found) + sum("not faster" in line or "do not fit" in line for line in said)
+    assert scheduled < len(list(plans(graph, point.accelerator, {}, point.policy)))
+
+
+def test_the_first_tiling_that_is_good_enough_ends_the_search() -> None:
+    point = _point("deepseek_v2_lite", "mla_absorbed", "tpu_like_quad_core", 1024)
+    graph = lower(point.workload, point.scheme)
+    enough = 2 * ideal_cycles(graph, point.accelerator)
+    assert len(list(faster(point, graph, lambda _: None, enough))) == 1
+
+
+def test_what_does_not_fit_is_told() -> None:
+    point = _point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
+    point = replace(point, accelerator=machine(core_type(sram_bits=512)))
+    with pytest.raises(NoScheduleError, match="tilings of deepseek_v2_lite as mla_absorbed fits small"):
+        list(faster(point, lower(point.workload, point.scheme), lambda _: None, enough=0))
+
+
+@given(problems())
+def test_a_schedule_within_the_limit_is_the_same_and_one_beyond_it_is_given_up(problem: Problem) -> None:
+    schedule = greedy(problem)
+    assert greedy(problem, schedule.latency_cycles) == schedule
+    with pytest.raises(BeatenError):
+        greedy(problem, schedule.latency_cycles - 1)
