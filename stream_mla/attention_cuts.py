@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stream_mla.estimate import Candidates, Quantities, Reals, Setting
 from stream_mla.graph import Kind, Operator, OperatorGraph, Tensor
 from stream_mla.operator_cuts import chosen_sizes
-from stream_mla.piece_choices import Cuts, Numbers, combine
+from stream_mla.piece_choices import Cuts, Numbers, combine, piece_sizes
 from stream_mla.tile_work import OPERATIONS_PER_ELEMENT
 
 EXPANDED = ("keys", "values")
@@ -30,6 +30,8 @@ class AttentionCut:
     sizes: Mapping[str, int]
     parts: int
     """Parts of the keys."""
+    kept: frozenset[str]
+    """Keys and values, where those of a head stay until all its query tokens are through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +88,25 @@ class _Table:
     """Over all parts."""
     blocks: Numbers
     """Pieces of the query rows."""
+    part: Numbers
+    """Keys of a part."""
+    kept: NDArray[np.bool_]
+    """Keys and values stay until all query tokens of their heads are through."""
 
     @property
     def tiles(self) -> Numbers:
         """Tiles of each of the operators."""
         return self.blocks * self.chunks
+
+    @property
+    def visits(self) -> Numbers:
+        """How often keys and values of a head come to a core: once, or for each piece of its query tokens."""
+        return np.where(self.kept, 1, self.cuts[1].pieces())
+
+    @property
+    def clusters(self) -> Numbers:
+        """Groups of tiles that may lie on different cores."""
+        return self.blocks // self.cuts[1].pieces() * self.visits * self.parts
 
 
 def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> AttentionCut:
@@ -99,24 +115,42 @@ def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> Attent
     shape = _attention_shape(setting, operators)
     table = _attention_table(setting, shape)
     footprint = _footprint_bits(graph, shape, table)
-    tile_cycles = _tile_cycles(setting, shape, table)
-    clusters = table.blocks * table.parts
-    array = table.tiles / clusters * tile_cycles * machine.rounds(clusters)
+    tile_cycles, expansion = _tile_cycles(setting, shape, table)
+    visits = table.visits / table.cuts[1].pieces()
+    array = table.tiles / table.clusters * (tile_cycles + visits * expansion) * machine.rounds(table.clusters)
     vector = _vector_cycles(setting, shape, table)
     best = setting.best(
         Candidates(
             traffic_bits=_traffic_bits(setting, shape, table),
             compute_cycles=np.maximum(array, vector) + np.minimum(array, vector) / 4,
             tile_bits=table.copies * table.chunk * shape.key_bits,
-            tile_cycles=tile_cycles,
-            tiles=table.tiles * (2 if shape.rank else 1),
-            clusters=clusters,
+            tile_cycles=tile_cycles + expansion,
+            tiles=table.tiles * (2 if shape.rank else 1) + (_softmax_pieces(setting, table) - 1) * table.tiles // 3,
+            clusters=table.clusters,
             footprint_bits=footprint,
             fits=(footprint <= setting.budget_bits) & _vector_fits(setting, table),
         )
     )
     chosen = {**chosen_sizes(table.cuts[:2], best), "b": table.requests, "k": int(table.chunk[best])}
-    return AttentionCut(heads=shape.heads, sizes=chosen, parts=int(table.parts[best]))
+    kept = {tensor.name for tensor in (shape.keys, shape.values) if setting.via_dram(tensor.name) and table.kept[best]}
+    return AttentionCut(heads=shape.heads, sizes=chosen, parts=int(table.parts[best]), kept=frozenset(kept))
+
+
+def cut_softmax(setting: Setting, attention: AttentionCut) -> Mapping[str, int]:
+    """Cut softmax as the products before and after it, or where it has a core of its own finer, to stream through it.
+
+    Heads are cut before tokens.
+    """
+    sizes = dict(attention.sizes)
+    if setting.machine.one_core_does_all:
+        return sizes
+    extents = setting.graph.extents
+    most = setting.vector_budget_bits // (2 * sizes["k"] * setting.graph.tensors["probs"].element_bits)
+    for index in (*attention.heads, "q"):
+        others = prod(sizes.get(other, extents[other]) for other in (*attention.heads, "q", "b") if other != index)
+        choices = piece_sizes(sizes.get(index, extents[index]))
+        sizes[index] = next((size for size in choices if size * others <= most), 1)
+    return sizes
 
 
 def _attention_shape(setting: Setting, operators: Mapping[str, Operator]) -> _Shape:
@@ -153,8 +187,13 @@ def _attention_table(setting: Setting, shape: _Shape) -> _Table:
     heads_done = outer[0] in forced or cuts[0].elements(outer) == 1
     kept = np.flatnonzero((cuts[1].picks == 0) | heads_done)
     part_choices = _part_choices(setting)
-    cuts = [cut.take(np.repeat(kept, len(part_choices))) for cut in cuts]
-    parts = np.tile(np.array(part_choices, dtype=np.int64), len(kept))
+    cuts = [cut.take(np.repeat(kept, 2 * len(part_choices))) for cut in cuts]
+    parts = np.tile(np.repeat(np.array(part_choices, dtype=np.int64), 2), len(kept))
+    stays = np.tile(np.array([False, True]), len(kept) * len(part_choices))
+    several = cuts[1].pieces() > 1
+    # what is expanded inline for all queries of a head is there until they are through
+    able = np.flatnonzero((stays == several) if shape.rank else ~stays | (several & shape.per_head & setting.sharing))
+    cuts, parts, stays = [cut.take(able) for cut in cuts], parts[able], stays[able]
     part = -(-extents["k"] // parts)
     chunk = np.minimum(cuts[2].elements(), part)
     requests = min(forced.get("b", 1), extents["b"])
@@ -170,6 +209,8 @@ def _attention_table(setting: Setting, shape: _Shape) -> _Table:
         chunk=chunk,
         chunks=-(-part // chunk) * parts,
         blocks=-(-extents["b"] // requests) * cuts[0].pieces() * cuts[1].pieces(),
+        part=part,
+        kept=stays,
     )
 
 
@@ -187,26 +228,37 @@ def _footprint_bits(graph: OperatorGraph, shape: _Shape, table: _Table) -> Quant
     the context of the rows twice: as running sums, and finished.
 
     Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
-    of the tile's heads.
+    of the tile's heads. Where they are kept, all of them are there, and half of the next ones if these are loaded.
     """
     probs_bits = graph.tensors["probs"].element_bits
     state_bits = shape.width * (graph.partial_bits + graph.tensors["context"].element_bits)
-    key_buffers = 1 if shape.rank else 2
+    if shape.rank:
+        held, rows_held = np.where(table.kept, table.part, table.chunk), 2 * table.chunk
+    else:
+        held = rows_held = np.where(table.kept, table.part * 3 // 2, 2 * table.chunk)
     heads = graph.extents[shape.heads[0]]
     return (
         table.rows * (shape.depth * shape.query.element_bits + state_bits)
-        + table.chunk * (key_buffers * table.copies * shape.key_bits + 2 * table.requests * shape.row_bits)
+        + held * table.copies * shape.key_bits
+        + rows_held * table.requests * shape.row_bits
         + 3 * table.rows * table.chunk * probs_bits
         + table.heads * shape.weight_bits // heads
     )
 
 
 def _vector_fits(setting: Setting, table: _Table) -> NDArray[np.bool_]:
-    """Where softmax runs on a core of its own: whether a piece of scores and one of numerators fit there."""
+    """Where softmax runs on a core of its own: whether a row of scores and of numerators fit there."""
     if setting.machine.one_core_does_all:
         return np.ones(len(table.parts), dtype=np.bool_)
-    probs_bits = setting.graph.tensors["probs"].element_bits
-    return 2 * table.rows * table.chunk * probs_bits <= setting.vector_budget_bits
+    return 2 * table.chunk * setting.graph.tensors["probs"].element_bits <= setting.vector_budget_bits
+
+
+def _softmax_pieces(setting: Setting, table: _Table) -> Numbers:
+    """Tiles of softmax for each of the products, see `cut_softmax`."""
+    if setting.machine.one_core_does_all:
+        return np.ones_like(table.parts)
+    bits = 2 * table.rows * table.chunk * setting.graph.tensors["probs"].element_bits
+    return -(-bits // setting.vector_budget_bits)
 
 
 def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:
@@ -215,18 +267,18 @@ def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:
     parts, the partial sums of each part's context, written and read.
     """
     graph = setting.graph
-    heads, queries, _ = table.cuts
+    heads = table.cuts[0]
     tensors = {tensor.name: tensor for tensor in (shape.keys, shape.values) if setting.via_dram(tensor.name)}
     key_bits = sum(tensor.bits for tensor in tensors.values())
     rows_bits = graph.extents["b"] * graph.extents["k"] * shape.row_bits
-    again = queries.pieces() * (1 if shape.per_head else heads.pieces())
-    spread = np.minimum(setting.machine.array_cores, table.request_pieces * queries.pieces() * table.parts)
+    again = table.visits * (1 if shape.per_head else heads.pieces())
+    spread = np.minimum(setting.machine.array_cores, table.request_pieces * table.visits * table.parts)
     tokens = graph.extents["b"] * graph.extents["q"]
     rows = tokens * heads.elements() * heads.pieces()
     merged_bits = np.where(table.parts > 1, 2 * table.parts * rows * shape.width * graph.partial_bits, 0)
     return (
         key_bits * again.astype(np.float64)
-        + rows_bits * (queries.pieces() * heads.pieces()).astype(np.float64)
+        + rows_bits * (table.visits * heads.pieces()).astype(np.float64)
         + shape.weight_bits * spread
         + merged_bits
     )
@@ -240,16 +292,17 @@ def _vector_cycles(setting: Setting, shape: _Shape, table: _Table) -> Reals:
     return rows * operations / setting.machine.vector_operations_per_cycle
 
 
-def _tile_cycles(setting: Setting, shape: _Shape, table: _Table) -> Reals:
-    """Cycles of the product with the keys and of that with the values, one after the other, and of expanding both."""
+def _tile_cycles(setting: Setting, shape: _Shape, table: _Table) -> tuple[Reals, Reals]:
+    """Cycles of the product with the keys and of that with the values, one after the other; and of expanding both."""
     bits = max(shape.query.element_bits, shape.keys.element_bits)
     rows = table.rows // table.copies
     depth, width = (np.full_like(rows, size) for size in (shape.depth, shape.width))
     cycles = setting.machine.tile_cycles
     both = cycles(table.copies, rows, table.chunk, depth, bits) + cycles(table.copies, rows, width, table.chunk, bits)
     if not shape.rank:
-        return both
+        return both, np.zeros(len(rows))
     rank = np.full_like(rows, shape.rank)
     keys = table.requests * table.chunk
     one = np.ones_like(rows)
-    return both + sum(cycles(one, keys, table.heads * size, rank, bits) for size in (shape.depth, shape.width))
+    expand = (cycles(one, keys, table.heads * size, rank, bits) for size in (shape.depth, shape.width))
+    return both, sum(expand, np.zeros(len(rows)))

@@ -7,7 +7,8 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 - the **arrays**, and the **vector units**, must do their tiles, each at its cheapest core; none starts before the first
   of them can, and after the last one there is what must follow it;
 - where loads take turns with the arrays (**late** loads), both together, on each core's fastest way in;
-- the **critical path** through tiles and the loads they wait for;
+- the **critical path** through tiles, the loads they wait for, and what must be sent between them;
+- what must be sent crosses links, and stays in memories while it is (`crossings`);
 - **phases** follow each other: the best bound of each, added up;
 - energy: every tile at its cheapest core, and the bits that must move.
 """
@@ -15,12 +16,13 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, fsum, gcd
+from math import ceil, fsum
 
 from stream_mla.accelerator import Accelerator
+from stream_mla.crossings import Sends
 from stream_mla.graph import CONTRACTIONS, OperatorGraph
 from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP, SHARE, Resource, Route, find_routes
+from stream_mla.routes import OFF_CHIP, SHARE, Route, find_routes, usable
 from stream_mla.uncollected import uncollected
 from stream_mla.work import VectorWork
 
@@ -76,7 +78,8 @@ def bounds(problem: Problem) -> Bounds:
     """Compute all bounds."""
     tiles = range(len(problem.cut.tiles))
     transfers = _transfers(problem)
-    longest, starts = _critical_paths(problem, [0 for _ in tiles])
+    sends = Sends(problem=problem)
+    longest, starts = _critical_paths(problem, [0 for _ in tiles], sends)
     units = _units(problem, tiles, transfers)
     cycles = {
         **_resources(problem, transfers),
@@ -84,8 +87,11 @@ def bounds(problem: Problem) -> Bounds:
         **{name: units[name] for name in units if name not in ("arrays", "vector units")},
         "critical path": longest[0],
     }
+    if sends.moves:
+        for name, least in (*sends.cut_cycles(_dram_bits(problem, transfers)).items(), *sends.memory_cycles().items()):
+            cycles[name] = max(cycles.get(name, 0), least)
     if any(tile.phase for tile in problem.cut.tiles):
-        cycles["phases"] = _phases(problem, transfers)
+        cycles["phases"] = _phases(problem, transfers, sends)
     return Bounds(cycles=cycles, energy_pj=_energy_pj(problem, transfers))
 
 
@@ -121,7 +127,15 @@ def _transfers(problem: Problem) -> list[_Transfer]:
     return found
 
 
-def _phases(problem: Problem, transfers: Sequence[_Transfer]) -> int:
+def _dram_bits(problem: Problem, transfers: Iterable[_Transfer]) -> dict[bool, int]:
+    """Bits of all loads (True) and of all stores."""
+    bits = {True: 0, False: 0}
+    for transfer in transfers:
+        bits[transfer.load] += problem.cut.blocks[transfer.block].bits
+    return bits
+
+
+def _phases(problem: Problem, transfers: Sequence[_Transfer], sends: Sends) -> int:
     """Phases do not overlap, except for stores: what binds each of them adds up."""
     phases = [tile.phase for tile in problem.cut.tiles]
     tiles: dict[int, list[int]] = defaultdict(list)
@@ -130,7 +144,7 @@ def _phases(problem: Problem, transfers: Sequence[_Transfer]) -> int:
     inside: dict[int, list[_Transfer]] = defaultdict(list)
     for transfer in transfers:
         inside[transfer.phase].append(transfer)
-    cycles, _ = _critical_paths(problem, phases)
+    cycles, _ = _critical_paths(problem, phases, sends)
     for phase, members in tiles.items():
         moved = inside[phase]
         reasons = {**_resources(problem, moved), **_units(problem, members, moved)}
@@ -146,12 +160,6 @@ def _dram_routes(cores: int, routes: Mapping[tuple[int, int], Route], *, load: b
 def _always(cores: int, routes: Mapping[tuple[int, int], Route], *, load: bool) -> set[int]:
     """Return the resources that all loads, or all stores, use."""
     return set[int].intersection(*(set(route.resources) for route in _dram_routes(cores, routes, load=load)))
-
-
-def usable(resource: Resource, number: int, routes: Mapping[tuple[int, int], Route]) -> int:
-    """Return the most of a resource that moves can take at once: each takes the rate of its route, or waits."""
-    step = gcd(*(route.demand for route in routes.values() if number in route.resources))
-    return resource.capacity // step * step if step else resource.capacity
 
 
 def _routes(problem: Problem, *, load: bool) -> list[Route]:
@@ -223,10 +231,9 @@ def _around(problem: Problem, starts: Sequence[int]) -> dict[str, int]:
     return found
 
 
-def _critical_paths(problem: Problem, phases: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Longest chain of each phase: tiles, each after the fastest loads of what it reads; in the last, stores too.
-
-    And the earliest start of each tile in its phase.
+def _critical_paths(problem: Problem, phases: Sequence[int], sends: Sends) -> tuple[list[int], list[int]]:
+    """Longest chain of each phase: tiles, each after the fastest loads and sends of what it reads; in the last, stores
+    too. And the earliest start of each tile in its phase.
     """
     cut = problem.cut
     load, store = (_fastest(problem, load=way) for way in (True, False))
@@ -245,6 +252,8 @@ def _critical_paths(problem: Problem, phases: Sequence[int]) -> tuple[list[int],
                 made = cut.maker[block]
                 ready = in_dram[block] if made >= 0 and phases[made] == phase else 0
                 start = max(start, ready + loads[block])
+            elif sends.moves and loads[block] < 0 and phases[cut.maker[block]] == phase:
+                start = max(start, done[cut.maker[block]] + sends.sent_cycles(block, tile.cluster))
         starts[number] = start
         done[number] = start + problem.minimum_cycles[number]
         longest[phase] = max(longest[phase], done[number])

@@ -24,8 +24,8 @@ TILE_SHARE = 0.55
 """Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
 SMALL_SHARE = 1 / 10
 """A tensor up to this share of an SRAM stays on chip whole."""
-VECTOR_SHARE = 0.45
-"""Share of the SRAM of a core that has nothing but a vector unit, for what the arrays that it serves have there."""
+IN_FLIGHT = 2
+"""Pieces that each array has on a core that does nothing but vector work: one is on its way there, one back."""
 JOINED_RATE = 1 / 8
 """A path between cores that is slower than this share of a core's DRAM rate is no use: the DRAM takes what it would."""
 PRICE_PER_TILE = 2e-5
@@ -245,7 +245,9 @@ def scaled_setting(
         budget_bits=int(machine.sram_bits * TILE_SHARE * scale),
         small_bits=small_bits,
         vector_budget_bits=int(
-            machine.vector_sram_bits * scale * (0.25 if machine.one_core_does_all else VECTOR_SHARE)
+            machine.vector_sram_bits
+            * scale
+            * (0.25 if machine.one_core_does_all else machine.vector_cores / machine.array_cores / IN_FLIGHT)
         ),
         tile_price_cycles=PRICE_PER_TILE * max(dram_cycles, compute_cycles),
         spilled=frozenset(

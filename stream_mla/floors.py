@@ -107,10 +107,9 @@ def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:
 
 def _joined(graph: OperatorGraph, tiling: Tiling) -> list[list[Operator]]:
     """Return the operators whose tiles may share a cluster, group by group."""
-    local = graph.local | tiling.local | tiling.inline
     groups: list[tuple[set[str], list[Operator]]] = []
     for operator in graph.operators:
-        tensors = {operand.tensor for operand in (*operator.reads, *operator.outputs)} & local
+        tensors = {operand.tensor for operand in _joining(graph, tiling, operator)}
         members = [operator]
         apart: list[tuple[set[str], list[Operator]]] = []
         for known, others in groups:
@@ -122,11 +121,18 @@ def _joined(graph: OperatorGraph, tiling: Tiling) -> list[list[Operator]]:
     return [members for _, members in groups]
 
 
+def _joining(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[Operand]:
+    """Return the operands of an operator that make tiles which touch one block share a cluster."""
+    local = graph.local | tiling.local | tiling.inline
+    touched = [operand for operand in (*operator.reads, *operator.outputs) if operand.tensor in local]
+    return touched + [operand for operand in operator.reads if operand.tensor in tiling.together]
+
+
 def _telling(graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator]) -> Mapping[str, int]:
     """Return the indices along which clusters of a group surely differ, and into how many pieces that cuts each."""
     group = list(group)
-    local = graph.local | tiling.local | tiling.inline
-    joining = [o for operator in group for o in (*operator.reads, *operator.outputs) if o.tensor in local]
+    joining = [operand for operator in group for operand in _joining(graph, tiling, operator)]
+    joining += [o for operator in group for o in operator.reads if o.tensor in tiling.together]
     found: dict[str, int] = {}
     for index in group[0].outputs[0].indices:
         if index in (*COUNTERS, "w") or not _keeps_apart(index, group, joining):

@@ -3,13 +3,13 @@
 Depth-first from the results backwards, so that an input is made just before its first use, with two exceptions:
 
 - the tiles of a fused group (joined by a tensor that never leaves its core) and the steps of a chain follow
-  each other without a break, after everything they need from outside;
+  each other without a break, after everything they need from outside; so do fused groups that are `kin`;
 - chains named `early`, whose unfinished sums are small, add each input as soon as it is there; and operators named
   `soon` run as soon as they can, because what they make is smaller than what they free (merges).
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -80,8 +80,12 @@ def demand_order(
     groups: Sequence[int],
     early: AbstractSet[str],
     soon: AbstractSet[str],
+    kin: Sequence[int] | None = None,
 ) -> list[int]:
-    """Return tile numbers in the order of the module docstring; `groups` numbers the fused group of each tile."""
+    """Return tile numbers in the order of the module docstring; `groups` numbers the fused group of each tile.
+
+    `kin` numbers what fused groups have in common: those of one number follow each other.
+    """
     members: dict[int, list[int]] = defaultdict(list)
     for number, group in enumerate(groups):
         members[group].append(number)
@@ -104,11 +108,19 @@ def demand_order(
             in_fused[number] = fused
             eager[number] = (eager[number] and (fused or loose)) or tiles[number].operator in soon
     node_of = {number: node for node, group in enumerate(nodes) for number in group}
-    return _walk(nodes, node_of, _Order(ordered, eager, in_fused))
+    related: dict[int, list[int]] = defaultdict(list)
+    if kin is not None:
+        for node, group in enumerate(nodes):
+            if in_fused[group[0]]:
+                related[kin[group[0]]].append(node)
+    after = {node: group for group in related.values() for node in group if len(group) > 1}
+    return _walk(nodes, node_of, _Order(ordered, eager, in_fused), after)
 
 
-def _walk(nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order) -> list[int]:
-    """Visit the nodes depth first from those that feed nothing."""
+def _walk(
+    nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order, kin: Mapping[int, Sequence[int]]
+) -> list[int]:
+    """Visit the nodes depth first from those that feed nothing, and after each one its kin."""
     needs = [
         list(dict.fromkeys(node_of[b] for n in group for b in order.predecessors[n] if node_of[b] != node))
         for node, group in enumerate(nodes)
@@ -137,6 +149,10 @@ def _walk(nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order) ->
                 for number in order.later:
                     order.emit(number, None)
                 order.later.clear()
+            following = next((o for o in kin.get(node, ()) if not entered[o]), None)
+            if following is not None:
+                entered[following] = True
+                stack.append((following, iter(needs[following])))
     if len(order.order) != len(node_of):
         raise AssertionError("the tiles depend on each other in a circle")
     return order.order

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stream_mla.accelerator import Accelerator
-from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention
+from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention, cut_softmax
 from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
 from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
 from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut
@@ -135,6 +135,7 @@ def _plan(setting: Setting, way: Way) -> Tiling:
         for name in (*ATTENTION, *way.inline)
         if name in operators
     }
+    sizes["softmax"] = dict(cut_softmax(setting, attention))
     sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
     for number, operator in enumerate(graph.operators):
         if operator.name in sizes:
@@ -157,6 +158,7 @@ def _plan(setting: Setting, way: Way) -> Tiling:
         local=local | way.inline,
         inline=way.inline,
         early=frozenset(_early(setting)),
+        together=attention.kept,
         row_parts=way.row_parts,
     )
 
@@ -210,7 +212,9 @@ def _cut_merge(setting: Setting, merge: Operator, attention: AttentionCut) -> Si
         heads = math.prod(setting.graph.extents[index] for index in attention.heads)
         wanted = min(setting.machine.array_cores, heads)
         order = [*attention.heads, "b", "q"]
-        return outer_cut(setting, merge, order, least_pieces=wanted, copies=attention.parts)
+        # a vector core that serves arrays has room for a piece of each, and the parts come from as many arrays
+        copies = attention.parts if setting.machine.one_core_does_all else 1
+        return outer_cut(setting, merge, order, least_pieces=wanted, copies=copies)
     if setting.machine.one_core_does_all:
         return {index: size for index, size in attention.sizes.items() if index in merge.indices}
     return outer_cut(setting, merge, [*attention.heads, "q", "b"], start=attention.sizes)

@@ -214,3 +214,9 @@ def joint(routes: tuple[Route, ...]) -> Route | None:
         energy_pj_per_bit=sum(route.energy_pj_per_bit for route in routes),
         multicast=True,
     )
+
+
+def usable(resource: Resource, number: int, routes: Mapping[tuple[int, int], Route]) -> int:
+    """Return the most of a resource that moves can take at once: each takes the rate of its route, or waits."""
+    step = math.gcd(*(route.demand for route in routes.values() if number in route.resources))
+    return resource.capacity // step * step if step else resource.capacity

@@ -51,6 +51,8 @@ class Tiling:
     """Operator -> phase: nothing of a phase starts before all tiles of the earlier ones have ended; 0 if missing."""
     inline: frozenset[str] = frozenset()
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
+    together: frozenset[str] = frozenset()
+    """Tensors of which a core loads a block once for all its users: these run there, one group after the other."""
     row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Contraction -> parts of its row pieces, which may lie on different cores, no more than there are; else 1."""
 
@@ -214,9 +216,15 @@ def _make_blocks(
 
 
 def _joined(
-    tiles: Sequence[Draft], blocks: Sequence[Block], local: frozenset[str], fused: Sequence[int] | None = None
+    tiles: Sequence[Draft],
+    blocks: Sequence[Block],
+    local: frozenset[str],
+    together: frozenset[str] = frozenset(),
+    fused: Sequence[int] | None = None,
 ) -> list[int]:
-    """Number the unions of chains that a local tensor joins, or that one unit runs for the same fused group."""
+    """Number the unions of chains that a local tensor joins, or that read the same block of a tensor in `together`, or
+    that one unit runs for the same fused group.
+    """
     parent = list(range(1 + max(tile.chain for tile in tiles)))
 
     def root(chain: int) -> int:
@@ -231,15 +239,15 @@ def _joined(
             parent[max(first, second)] = min(first, second)
 
     joins = [block.tensor in local for block in blocks]
+    read_joins = [block.tensor in local | together for block in blocks] if together else joins
     holders: dict[int, int] = {}
     """Of each block that joins: the first chain that touches it."""
     by_unit: tuple[dict[int, int], dict[int, int]] = {}, {}
     """Of each kind of unit and each fused group: its first chain."""
     for position, tile in enumerate(tiles):
         chain = tile.chain
-        for number in tile.reads + tile.writes:
-            if joins[number]:
-                join(holders.setdefault(number, chain), chain)
+        for number in (*[n for n in tile.reads if read_joins[n]], *[n for n in tile.writes if joins[n]]):
+            join(holders.setdefault(number, chain), chain)
         if fused is not None:
             join(by_unit[isinstance(tile.work, VectorWork)].setdefault(fused[position], chain), chain)
     numbers: dict[int, int] = {}
@@ -309,13 +317,15 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     predecessors, maker = _predecessors(drafts, len(blocks))
     fused = _joined(drafts, blocks, graph.local | tiling.inline)
     merges = {operator.name for operator in graph.operators if operator.kind in (Kind.MERGE, Kind.SUM)}
-    order = demand_order(drafts, predecessors, fused, tiling.early, merges)
+    kin = _joined(drafts, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
+    order = demand_order(drafts, predecessors, fused, tiling.early, merges, kin)
     order = sorted(order, key=lambda number: drafts[number].phase)  # within a phase the order is kept
-    clusters = _joined([drafts[number] for number in order], blocks, tiling.local, [fused[number] for number in order])
+    placed = [drafts[number] for number in order]
+    clusters = _joined(placed, blocks, tiling.local, tiling.together, [fused[number] for number in order])
     place = [0] * len(order)
     for new, old in enumerate(order):
         place[old] = new
-    tiles = _numbered([drafts[number] for number in order], clusters)
+    tiles = _numbered(placed, clusters)
     users: list[list[int]] = [[] for _ in blocks]
     for number, entry in enumerate(tiles):
         for block in entry.reads:

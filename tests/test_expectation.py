@@ -186,8 +186,29 @@ def test_a_vector_core_serves_arrays_in_turn() -> None:
         [block(name, 16) for step in steps for name in [step.writes]],
         steps,
     )
-    # p0 and q0 0..10, p1 and q1 10..20; p0' 10..13, q0' 13..16, p1' 20..23, q1' 23..26
-    assert _names(problem, 0, 2, 0, 2, 1, 2, 1, 2) == ["p0", "q0", "p0'", "p1", "q1", "q0'", "p1'", "q1'"]
+    # p0 and q0 0..10, p1 and q1 10..20, each sent in 1; p0' 11..14, q0' 14..17, p1' 21..24, q1' 24..27
+    assert _names(problem, 0, 2, 0, 2, 1, 2, 1, 2) == ["p0", "q0", "p1", "q1", "p0'", "q0'", "p1'", "q1'"]
+
+
+def test_what_an_array_sends_arrives_piece_by_piece() -> None:
+    """p and then r make 80 bit each, that go to the vector core one after the other, 5 cycles each at 16; q makes c."""
+
+    def names(bits: int) -> list[str]:
+        problem = hand_problem(
+            machine(*[core_type("array", vector=False)] * 2, core_type("vector", array=False)),
+            [block("a", 80), block("b", 80), block("c", bits), *(block(f"{name}'", 16) for name in "abc")],
+            [
+                Step(name="p", writes="a", cycles=10),
+                Step(name="q", writes="c", cycles=10),
+                Step(name="r", writes="b", cycles=1),
+                *(Step(name=f"{name}'", reads=(name,), writes=f"{name}'", cycles=1, vector=True) for name in "abc"),
+            ],
+        )
+        return _names(problem, 0, 1, 0, 2, 2, 2)
+
+    # a is there at 15, b, made at 11, at 20; c at 10 + 6, or 10 + 11
+    assert names(96) == ["p", "q", "r", "a'", "c'", "b'"]
+    assert names(176) == ["p", "q", "r", "a'", "b'", "c'"]
 
 
 def test_a_vector_unit_beside_an_array_works_in_tile_order() -> None:

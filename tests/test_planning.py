@@ -152,8 +152,10 @@ def test_budgets_are_shares_of_the_memories() -> None:
     setting = scaled_setting(MLA, estimate_machine(machine(both)), {}, 0.5, SPILL)
     assert (setting.budget_bits, setting.small_bits, setting.vector_budget_bits) == (275, 50, 125)
     apart = machine(core_type("array", vector=False, sram_bits=1000), vector)
-    # 0.45 of half of 400, which arrays do not share
-    assert scaled_setting(MLA, estimate_machine(apart), {}, 0.5, SPILL).vector_budget_bits == 90
+    # half of 400 for one piece on its way there and one on its way back, of one array or of two
+    assert scaled_setting(MLA, estimate_machine(apart), {}, 0.5, SPILL).vector_budget_bits == 100
+    apart = machine(*[core_type("array", vector=False)] * 2, vector)
+    assert scaled_setting(MLA, estimate_machine(apart), {}, 0.5, SPILL).vector_budget_bits == 50
 
 
 def test_a_tile_costs_a_share_of_what_takes_longest() -> None:
@@ -299,8 +301,30 @@ def test_what_passes_to_a_separate_vector_unit_fits_there() -> None:
     small_vector = core_type("vector", array=False, sram_bits=1000)
     sizes = _first(graph, core_type("array", vector=False), small_vector).sizes["softmax"]
     rows = sizes.get("h", 8) * sizes.get("q", 8)
-    # scores in and numerators out, in 0.45 of the SRAM
-    assert 2 * rows * sizes["k"] * 8 <= 450 < 2 * 64 * 64 * 8
+    # scores in and numerators out, twice
+    assert 2 * 2 * rows * sizes["k"] * 8 <= 1000 < 2 * 2 * 64 * 64 * 8
+
+
+def test_softmax_apart_is_cut_finer_than_the_products_beside_it() -> None:
+    graph = lower(workload(latent(heads=8), query_tokens=8, cached_tokens=56), "mla_absorbed")
+    vector = core_type("vector", array=False, sram_bits=2048)
+    sizes = _first(graph, core_type("array", vector=False), vector, k=64).sizes
+    # a row of 64 keys and its numerators, 2 x 64 x 8 bit, twice, take 2048
+    assert sizes["softmax"] == {"h": 1, "q": 1, "b": 1, "k": 64}
+    assert sizes["scores"] == sizes["attend"]
+    assert sizes["scores"].get("h", 8) * sizes["scores"].get("q", 8) > 1
+
+
+def test_keys_stay_for_all_query_tokens_of_their_head_where_they_fit() -> None:
+    graph = lower(workload(grouped(heads=8, kv_heads=8), query_tokens=64), "mha")
+    reads = frozenset({"k_cache", "v_cache"})
+    # a head has 64 keys and values of 2 x 4 x 8 bit: 4096, and half of the next; 64 rows of it take
+    # 64 x (4 x 8 + 4 x (32 + 8)) = 12,288 bit and must be cut
+    tiling = _first(graph, core_type(sram_bits=16_000))
+    assert (tiling.sizes["scores"]["q"] < 64, tiling.together) == (True, reads)
+    assert _first(graph, core_type(sram_bits=6_000)).together == frozenset()
+    once = next(iter(plans(graph, machine(core_type(sram_bits=16_000)), {}, replace(FREE, sharing=False))))
+    assert once.together == frozenset()
 
 
 @pytest.mark.parametrize("scheme", LATENT_SCHEMES)

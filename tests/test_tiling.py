@@ -296,6 +296,25 @@ def test_gating_keeps_few_sums_unfinished_and_early_lets_them_wait() -> None:
     assert order(frozenset({"out"})) == ["merge[g=0:1]", "out[g=0:1]", "merge[g=1:2]", "out[g=1:2]"]
 
 
+def test_what_reads_the_same_keys_follows_on_one_core() -> None:
+    """Two heads of four query tokens, cut in two; keys that stay are read by both halves of a head."""
+    graph = lower(workload(grouped(heads=2, kv_heads=2, rotate=False), query_tokens=4), "mha")
+    halves = {name: {"g": 1, "q": 2} for name in ("scores", "softmax", "attend", "merge")}
+
+    def scores(together: frozenset[str]) -> list[tuple[str, int]]:
+        cut = tile(graph, replace(uncut(graph.local), sizes=halves, together=together))
+        firsts = next(entry.cluster for entry in cut.tiles if entry.operator == "scores")
+        return [(entry.name, entry.cluster - firsts) for entry in cut.tiles if entry.operator == "scores"]
+
+    apart = [number for _, number in scores(frozenset())]
+    assert len(set(apart)) == 4
+    names = [f"scores[q={q}:{q + 2},g={g}:{g + 1}]" for g in range(2) for q in (0, 2)]
+    found = scores(frozenset({"k_cache", "v_cache"}))
+    assert [name for name, _ in found] == names
+    assert [number == found[0][1] for _, number in found] == [True, True, False, False]
+    assert found[2][1] == found[3][1]
+
+
 def _listing(cut: TileGraph) -> str:
     lines: list[str] = []
     for entry in cut.tiles:

@@ -218,8 +218,13 @@ class _Expectation:
         self.loaded = dict.fromkeys(used, 0.0)
         """When each core's share of the bandwidth is done with the loads of what has started."""
         self.start = [0.0] * len(cut.tiles)
+        self.linked: dict[tuple[int, int], float] = defaultdict(float)
+        """When a core is done with what it sends to another."""
+        self.arrival: dict[tuple[int, int], float] = {}
+        """When a block that is sent arrives at a core."""
         self.events: list[tuple[float, int]] = []
-        """Ends of tiles; a negative number is the complement of a unit that may go on."""
+        """Ends of tiles, and from the number of tiles on, arrivals of all that a tile reads of another; a negative
+        number is the complement of a unit that may go on."""
 
     def _loads_of_tiles(self) -> list[list[tuple[int, int, int]]]:
         """Return the loads of each tile: block, core, and cluster or -1 where all clusters share it."""
@@ -333,9 +338,13 @@ class _Expectation:
             if number < 0:
                 self._take(~number, now)
                 continue
-            self.busy.discard(self.unit_of[number])
-            woken = [self.unit_of[number]]
-            for other in self.after[number]:
+            if number < len(self.start):
+                self.busy.discard(self.unit_of[number])
+                met = [other for other in self.after[number] if not self._send(number, other, now)]
+                woken = [self.unit_of[number]]
+            else:
+                met, woken = [number - len(self.start)], []
+            for other in met:
                 self.waiting[other] -= 1
                 if not self.waiting[other]:
                     self._offer(other, now)
@@ -343,6 +352,23 @@ class _Expectation:
             for unit in woken:
                 self._take(unit, now)
         return self.start, now
+
+    def _send(self, number: int, other: int, now: float) -> bool:
+        """Send what a tile made to the core of one that reads it; return whether anything must be sent."""
+        cut, core, target = self.problem.cut, self.core_of[number], self.core_of[other]
+        if core == target:
+            return False
+        reads = set(cut.tiles[other].reads)
+        blocks = [block for block in cut.tiles[number].writes if block in reads and not cut.blocks[block].via_dram]
+        route = self.problem.routes.get((core, target))
+        if not blocks or route is None:
+            return False
+        for block in blocks:
+            if (block, target) not in self.arrival:
+                end = max(now, self.linked[core, target]) + cut.blocks[block].bits * SHARE / route.demand
+                self.linked[core, target] = self.arrival[block, target] = end
+        heapq.heappush(self.events, (max(self.arrival[block, target] for block in blocks), len(self.start) + other))
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

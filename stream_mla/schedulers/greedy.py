@@ -33,8 +33,8 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     """
     cores = assign(problem)
     plans = [(cores, expected(problem, cores))]
-    by_stage = stage_order(problem.cut)
-    if by_stage != list(range(len(by_stage))):
+    if _has_stages(problem):
+        by_stage = stage_order(problem.cut)
         others = assign(problem, by_stage)
         plan = expected(problem, others, by_stage)
         if plan.cycles < plans[0][1].cycles * (1 - SOONER):
@@ -51,21 +51,25 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
         return Forward(problem, acts).run(limit)
 
 
+def _has_stages(problem: Problem) -> bool:
+    """Whether stage by stage is another order than that of the tiles."""
+    return stage_order(problem.cut) != list(range(len(problem.cut.tiles)))
+
+
 def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
     """Yield schedules that `greedy` could as well have made, without those whose order needs too much memory.
 
-    In tile order; with what streams taken while the DRAM would idle; by upward rank; and so with the promised work
-    spread evenly, and with the work of all cores evened out, where these make a difference. Those that pass the limit,
-    as it is when they are made, are given up.
+    In tile order; with what streams taken while the DRAM would idle; group after group, where `greedy` may have gone
+    by stages; by upward rank; and so with the promised work spread evenly, and with the work of all cores evened out,
+    where these make a difference. Those that pass the limit, as it is when they are made, are given up.
     """
     ranked, first = rank_order(problem), assign(problem)
     even, balance = assign(problem, even=True), balanced(problem, first)
-    tries: list[tuple[Sequence[int], Iterable[Sequence[int] | None]]] = [
-        (first, (None, expected(problem, first, turns=Turns.FILL).order, ranked))
-    ]
+    both = Turns.FILL, Turns.AHEAD
+    orders = (expected(problem, first, turns=turns).order for turns in (both if _has_stages(problem) else both[:1]))
+    tries: list[tuple[Sequence[int], Iterable[Sequence[int] | None]]] = [(first, (None, *orders, ranked))]
     if even != first:
-        orders = (expected(problem, even, turns=turns).order for turns in (Turns.FILL, Turns.AHEAD))
-        tries.append((even, (None, *orders, ranked)))
+        tries.append((even, (None, *(expected(problem, even, turns=turns).order for turns in both), ranked)))
     if balance not in (first, even):
         tries.append((balance, (expected(problem, balance).order,)))
     for cores, orders in tries:
