@@ -23,7 +23,7 @@ from stream_mla.errors import InfeasibleError
 from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operator, OperatorGraph, Role, gemm_indices
 from stream_mla.grid import Grid, Interval, key_pieces, pieces
 from stream_mla.ordering import demand_order
-from stream_mla.row_parts import in_parts, parts_of, rows_of, spread
+from stream_mla.row_parts import in_parts, parts_of, spread_cut
 from stream_mla.tile_work import Box, gemm_work, region, vector_work
 from stream_mla.uncollected import uncollected
 from stream_mla.work import Gemm, VectorWork
@@ -52,7 +52,7 @@ class Tiling:
     inline: frozenset[str] = frozenset()
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
     row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Contraction -> parts of its row pieces, no more than there are, which may lie on different cores; 1 if missing."""
+    """Contraction -> parts of its rows that may lie on different cores, no more than row pieces; 1 if missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class TileGraph:
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     """Tiles that `tile` would make, without making them."""
-    graph = _spread(graph, tiling)
+    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})
@@ -128,18 +128,6 @@ def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
         )
         count += prod(pieces_of)
     return count
-
-
-def _spread(graph: OperatorGraph, tiling: Tiling) -> OperatorGraph:
-    """Return the graph with the parts of rows that a tiling asks for, as far as it cuts them."""
-    if not tiling.row_parts:
-        return graph
-    parts = {
-        operator.name: min(tiling.row_parts[operator.name], rows_of(graph, operator, tiling.sizes))
-        for operator in graph.operators
-        if operator.name in tiling.row_parts and parts_of(graph, operator) == 1  # a cut graph may be cut again
-    }
-    return spread(graph, parts)
 
 
 def _index_choices(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[list[dict[str, Interval]]]:
@@ -362,7 +350,7 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
 @uncollected
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says."""
-    graph = _spread(graph, tiling)
+    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
     boxes = {
         operator.name: [
             {index: piece for part in combination for index, piece in part.items()}
