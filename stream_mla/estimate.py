@@ -173,6 +173,10 @@ class Setting:
     """A tensor up to this size stays on chip whole."""
     vector_budget_bits: int
     """For the working set of a vector operator: most of its SRAM, a quarter where arrays use it too."""
+    layer_cycles: float
+    """DRAM or compute time of the layer, whichever is longer."""
+    dram_binds: bool
+    """Which of the two that is."""
     tile_price_cycles: float
     """What one more tile must gain."""
     spilled: frozenset[str]
@@ -196,20 +200,28 @@ class Setting:
         return bits * again.astype(np.float64)
 
     def best(self, candidates: Candidates) -> int:
-        """Return the number of the best candidate that fits; where none does, of the smallest.
-
-        The price in cycles is the longer of DRAM and compute time, a quarter of the shorter, as they do not overlap
-        perfectly, the first tile's load and the last one's work, which nothing hides, and a little for each tile.
-        """
+        """Return the number of the best candidate that fits; where none does, of the smallest."""
         if not candidates.fits.any():
             return int(np.argmin(candidates.footprint_bits))
+        return int(np.argmin(self._prices(candidates)))
+
+    def least_price(self, candidates: Candidates) -> float:
+        """Return the price of the best candidate that fits; infinite where none does."""
+        return float(np.min(self._prices(candidates)))
+
+    def _prices(self, candidates: Candidates) -> Reals:
+        """Return the price of each candidate in cycles; infinite where it does not fit.
+
+        It is the longer of DRAM and compute time, a quarter of the shorter, as they do not overlap perfectly, the first
+        tile's load and the last one's work, which nothing hides, and a little for each tile.
+        """
         machine, compute = self.machine, candidates.compute_cycles
         ports = np.minimum(candidates.clusters, machine.array_cores) * machine.port_bits_per_cycle
         dram = candidates.traffic_bits / np.minimum(machine.dram_bits_per_cycle, ports)
         edge = self.machine.dram_cycles(candidates.tile_bits) + candidates.tile_cycles
         price = np.maximum(dram, compute) + np.minimum(dram, compute) / 4 + edge
         price = price + candidates.tiles * self.tile_price_cycles
-        return int(np.argmin(np.where(candidates.fits, price, np.inf)))
+        return np.where(candidates.fits, price, np.inf)
 
 
 class Spill(Enum):
@@ -249,6 +261,8 @@ def scaled_setting(
             * scale
             * (0.25 if machine.one_core_does_all else machine.vector_cores / machine.array_cores / IN_FLIGHT)
         ),
+        layer_cycles=max(dram_cycles, compute_cycles),
+        dram_binds=dram_cycles >= compute_cycles,
         tile_price_cycles=PRICE_PER_TILE * max(dram_cycles, compute_cycles),
         spilled=frozenset(
             name

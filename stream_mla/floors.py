@@ -20,9 +20,9 @@ from stream_mla.cost import Objective
 from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operand, Operator, OperatorGraph, Role
 from stream_mla.grid import Interval, key_pieces, pieces
 from stream_mla.problem import price_of
-from stream_mla.row_parts import parts_of
+from stream_mla.row_parts import parts_of, spread_cut
 from stream_mla.tile_work import gemm_work, region, vector_work
-from stream_mla.tiling import Tiling, spread_rows
+from stream_mla.tiling import Tiling
 from stream_mla.work import VectorWork
 
 
@@ -37,7 +37,7 @@ class _Piece:
 
 def floor_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> int:
     """Return least cycles of every schedule of a tiling."""
-    graph = spread_rows(graph, tiling)
+    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
     read, written = _traffic_bits(graph, tiling)
     return max(_unit_cycles(graph, accelerator, tiling), least_transfer_cycles(accelerator, read, written))
 

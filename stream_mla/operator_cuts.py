@@ -12,6 +12,11 @@ from stream_mla.graph import COUNTERS, Operand, Operator, gemm_indices
 from stream_mla.piece_choices import Cuts, Sizes, combine, piece_count, piece_elements, piece_sizes
 from stream_mla.row_parts import parts_of
 
+WORTH_PARTS = 1e-2
+"""Of the layer's DRAM or compute time, whichever is longer: what parts of the rows of one contraction must gain."""
+IDLE = 0.05
+"""Share of the cores' time, while a contraction runs, that is not worth the trouble."""
+
 
 def cut_contraction(
     setting: Setting,
@@ -21,6 +26,39 @@ def cut_contraction(
 ) -> Sizes:
     """Cut one einsum C[m, n] = A[m, k] B[k, n]; `most` gives the largest pieces of some indices, `beside` how what
     makes its operands and uses its result is cut.
+    """
+    parts = parts_of(setting.graph, operator)
+    cuts, candidates = _contractions(setting, operator, most or {}, parts, beside or {})
+    return chosen_sizes(cuts, setting.best(candidates))
+
+
+def worth_parts(setting: Setting, operator: Operator, most: Mapping[str, int], beside: Mapping[str, int]) -> int:
+    """Return the parts of the rows of a contraction that promise most, or 1: they must gain a share of the layer.
+
+    As many parts are tried as fill the cores together with some number of column pieces. Their price counts sums that
+    go out and come back at the DRAM's rate, whatever way they take. Where the DRAM binds the layer, it hides what cores
+    save: there, parts are for cores that would idle, as the columns do not give work to all.
+    """
+    machine = setting.machine
+    whole = _contractions(setting, operator, most, 1, beside)[1]
+    chains = int(whole.clusters[setting.best(whole)])
+    if setting.dram_binds and chains >= (1 - IDLE) * machine.array_cores * int(machine.rounds(np.array(chains))):
+        return 1
+    sums_bits = setting.graph.operand_bits(operator.outputs[0]) * setting.graph.partial_bits
+    sums_bits //= setting.graph.tensors[operator.outputs[0].tensor].element_bits
+    found, limit = 1, setting.least_price(whole) - setting.layer_cycles * WORTH_PARTS
+    for parts in sorted({machine.array_cores // columns for columns in piece_sizes(machine.array_cores)} - {1}):
+        price = setting.least_price(_contractions(setting, operator, most, parts, beside)[1])
+        price += float(machine.dram_cycles(np.array(2 * parts * sums_bits)))
+        if price < limit:
+            found, limit = parts, price
+    return found
+
+
+def _contractions(
+    setting: Setting, operator: Operator, most: Mapping[str, int], parts: int, beside: Mapping[str, int]
+) -> tuple[list[Cuts], Candidates]:
+    """Return the ways to cut a contraction.
 
     Footprint: two pieces of A, two of B and two of C, in bits as they are stored; where k is cut, one piece of C as
     wide as partial sums, which stays until its chain ends. Traffic: the bits of A once per piece of n, those of B
@@ -28,45 +66,38 @@ def cut_contraction(
     a spilled tensor is moved in small blocks. Where the rows are in parts, each part is a chain of its own, and there
     are at least as many pieces of k.
     """
-    graph, machine = setting.graph, setting.machine
-    groups, parts = gemm_indices(operator), parts_of(graph, operator)
+    graph, machine, groups = setting.graph, setting.machine, gemm_indices(operator)
     cuts = combine((groups.batch, groups.m, groups.n, groups.k), graph.extents, setting.forced)
-    for index, size in (most or {}).items():
+    for index, size in most.items():
         small = np.logical_or.reduce([(index in cut.indices) & (cut.elements((index,)) <= size) for cut in cuts])
         cuts = [cut.take(np.flatnonzero(small)) for cut in cuts]
-    if (many := cuts[-1].pieces() >= parts).any():
+    if parts > 1 and (many := cuts[-1].pieces() >= parts).any():
         cuts = [cut.take(np.flatnonzero(many)) for cut in cuts]
     batch, m, n, k = (cut.elements() for cut in cuts)
     batch_pieces, m_pieces, n_pieces, k_pieces = (cut.pieces() for cut in cuts)
     a, b = (graph.tensors[operand.tensor] for operand in operator.inputs[:2])
     out = graph.tensors[operator.outputs[0].tensor]
     a_bits, b_bits = batch * m * k * a.element_bits, batch * k * n * b.element_bits
-    parts = np.minimum(parts, k_pieces)
-    steps = -(-k_pieces // parts)
+    chains = np.minimum(parts, k_pieces)
+    steps = -(-k_pieces // chains)
     held_bits = np.where(steps > 1, max(out.element_bits, graph.partial_bits), out.element_bits)
     footprint = 2 * (a_bits + b_bits) + batch * m * n * held_bits * np.where(steps > 1, 1, 2)
     columns = batch_pieces * m_pieces * n_pieces
-    clusters = columns * parts
     # a chain reads its sums again
     tiles = np.where(steps > 1, columns * k_pieces * 3 // 2, columns * k_pieces)
     tile_cycles = machine.tile_cycles(batch, m, n, k, max(a.element_bits, b.element_bits))
-    best = setting.best(
-        Candidates(
-            traffic_bits=setting.loads_bits(a.name, n_pieces, clusters)
-            + setting.loads_bits(b.name, m_pieces, clusters)
-            + sum(
-                _lost_bits(setting, operand, cuts, beside or {}) for operand in (*operator.inputs, *operator.outputs)
-            ),
-            compute_cycles=steps * tile_cycles * machine.rounds(clusters),
-            tile_bits=a_bits + b_bits,
-            tile_cycles=tile_cycles,
-            tiles=tiles,
-            clusters=clusters,
-            footprint_bits=footprint,
-            fits=footprint <= setting.budget_bits,
-        )
+    return cuts, Candidates(
+        traffic_bits=setting.loads_bits(a.name, n_pieces, columns)
+        + setting.loads_bits(b.name, m_pieces, columns)
+        + sum(_lost_bits(setting, operand, cuts, beside) for operand in (*operator.inputs, *operator.outputs)),
+        compute_cycles=steps * tile_cycles * machine.rounds(columns * chains),
+        tile_bits=a_bits + b_bits,
+        tile_cycles=tile_cycles,
+        tiles=tiles,
+        clusters=columns * chains,
+        footprint_bits=footprint,
+        fits=footprint <= setting.budget_bits,
     )
-    return chosen_sizes(cuts, best)
 
 
 def cut_sum(setting: Setting, operator: Operator, added: Mapping[str, int]) -> Sizes:

@@ -16,7 +16,7 @@ from stream_mla.accelerator import Accelerator
 from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention, cut_softmax
 from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
 from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
-from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut
+from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut, worth_parts
 from stream_mla.piece_choices import Sizes
 from stream_mla.policy import Fusion, Policy, Prefetch
 from stream_mla.row_parts import ROW_PARTS, can_spread, parts_of, spread
@@ -52,13 +52,16 @@ def plans(
     for scale in SCALES:
         for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
-            if given:
-                way = replace(way, row_parts={n: p for n, p in given.items() if n not in way.inline})
-            parted = spread(graph, way.row_parts)
-            tiling = _under(policy, parted, _plan(scaled_setting(parted, machine, sizes, scale, way), way))
-            if tiling not in seen:
-                seen.append(tiling)
-                yield tiling
+            setting = scaled_setting(graph, machine, sizes, scale, way)
+            attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
+            for parts in _row_parts(setting, way, attention, given):
+                parted = spread(graph, parts)
+                spreading = replace(way, row_parts=parts)
+                setting = scaled_setting(parted, machine, sizes, scale, spreading)
+                tiling = _under(policy, parted, _plan(setting, spreading, attention))
+                if tiling not in seen:
+                    seen.append(tiling)
+                    yield tiling
 
 
 def _ways(graph: OperatorGraph, groups: Sequence[int | None], policy: Policy) -> Iterable[tuple[int | None, Way]]:
@@ -82,11 +85,30 @@ def _ways(graph: OperatorGraph, groups: Sequence[int | None], policy: Policy) ->
     return [(group, entry) for group, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
 
 
-def _given_row_parts(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int]:
-    """Return the parts of rows that the user asks for: of one contraction, or of all."""
+def _given_row_parts(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int] | None:
+    """Return the parts of rows that the user asks for, of one contraction or of all; None where that is free."""
+    if not any(name.partition(".")[0] == ROW_PARTS for name in forced):
+        return None
     able = (operator.name for operator in graph.operators if can_spread(graph, operator))
-    wanted = {name: forced.get(f"{ROW_PARTS}.{name}", forced.get(ROW_PARTS, 1)) for name in able}
-    return {name: parts for name, parts in wanted.items() if parts > 1}
+    return {name: forced.get(f"{ROW_PARTS}.{name}", forced.get(ROW_PARTS, 1)) for name in able}
+
+
+def _row_parts(
+    setting: Setting, way: Way, attention: AttentionCut, given: Mapping[str, int] | None
+) -> list[Mapping[str, int]]:
+    """Return parts of rows to plan with: those that promise to pay, and then none."""
+    found: dict[str, int] = {}
+    setting = replace(setting, spilled=setting.spilled | _context_places(setting, attention.parts)[0])
+    for operator in setting.graph.operators:
+        if operator.name in (*ATTENTION, *way.inline) or not can_spread(setting.graph, operator):
+            continue
+        if given is not None:
+            found[operator.name] = given[operator.name]
+        elif setting.machine.array_cores > 1 and not any(o.tensor in setting.graph.local for o in operator.reads):
+            most = _most(setting, operator, attention)
+            found[operator.name] = worth_parts(setting, operator, most, attention.sizes)
+    found = {name: parts for name, parts in found.items() if parts > 1}
+    return [found, {}] if found and given is None else [found]
 
 
 def _under(policy: Policy, graph: OperatorGraph, tiling: Tiling) -> Tiling:
@@ -121,11 +143,10 @@ def _stacks(graph: OperatorGraph) -> Mapping[str, int]:
     return stacks
 
 
-def _plan(setting: Setting, way: Way) -> Tiling:
-    """Plan all operators."""
+def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
+    """Plan all operators, now that it is known how attention is cut."""
     graph = setting.graph
     operators = {operator.name: operator for operator in graph.operators}
-    attention = cut_attention(setting, operators)
     spilled, local = _context_places(setting, attention.parts)
     if way.spill is Spill.ALL:
         spilled, local = setting.spilled, frozenset[str]()

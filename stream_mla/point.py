@@ -29,7 +29,9 @@ class Point:
     seed: int
     workers: int
     tile_sizes: Mapping[str, int] = field(hash=False)
-    """Sizes set by hand, per index; `parts` is the number of parts of the keys."""
+    """Sizes set by hand, per index; `parts` is the number of parts of the keys, `row_parts` that of the rows of all
+    contractions, `row_parts.out` that of one.
+    """
 
     def __post_init__(self) -> None:
         if self.latency_cap_cycles is not None and self.objective is not Objective.ENERGY:

@@ -1,7 +1,7 @@
 """What a run leaves behind: everything that is needed to read it and to repeat it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -84,6 +84,8 @@ class Result:
     cores_used: int
     tiling: Mapping[str, Mapping[str, int]]
     context_parts: int
+    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Contraction -> parts of its rows that were summed up at the end."""
     frugal_tiles: int
     """Products that use the mapping of least energy; the others use the fastest."""
     spilled: tuple[str, ...]

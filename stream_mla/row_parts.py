@@ -2,8 +2,8 @@
 
     y[m, n] = sum_k x[m, k] w[k, n]   becomes   part[o, m, n] = sum over the rows k of part o,   y = sum_o part[o]
 
-The second is an operator of its own on the vector unit (`Kind.SUM`), so parts may lie on any cores. A part is a run
-of row pieces, as the tiling cuts them: `o` counts parts, not elements, and no weight is read twice.
+The second is an operator of its own on the vector unit (`Kind.SUM`), so parts may lie on any cores. The row pieces
+that the tiling cuts are dealt to the parts in turn: `o` counts parts, not elements, and no weight is read twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,16 +59,25 @@ def parts_of(graph: OperatorGraph, operator: Operator) -> int:
     return 1
 
 
-def rows_of(graph: OperatorGraph, operator: Operator, sizes: Mapping[str, Mapping[str, int]]) -> int:
-    """Return the row pieces that sizes make of an operator: it cannot have more parts."""
-    given, extents = sizes.get(operator.name, {}), graph.extents
-    return prod(-(-extents[index] // given.get(index, extents[index])) for index in gemm_indices(operator).k)
+def found_parts(graph: OperatorGraph) -> dict[str, int]:
+    """Return the contractions of a graph that is spread, with the parts of their rows."""
+    return {o.name: parts for o in graph.operators if o.kind is not Kind.SUM and (parts := parts_of(graph, o)) > 1}
+
+
+def spread_cut(
+    graph: OperatorGraph, row_parts: Mapping[str, int], sizes: Mapping[str, Mapping[str, int]]
+) -> OperatorGraph:
+    """Spread a graph as far as sizes cut it into row pieces; what is spread already stays as it is."""
+    extents = graph.extents
+    parts: dict[str, int] = {}
+    for operator in graph.operators if row_parts else ():
+        if operator.name in row_parts and parts_of(graph, operator) == 1:
+            given = sizes.get(operator.name, {})
+            rows = prod(-(-extents[i] // given.get(i, extents[i])) for i in gemm_indices(operator).k)
+            parts[operator.name] = min(row_parts[operator.name], rows)
+    return spread(graph, parts)
 
 
 def in_parts(pieces: Sequence[Mapping[str, tuple[int, int]]], parts: int) -> list[dict[str, tuple[int, int]]]:
-    """Number the parts of row pieces: runs of nearly equal length."""
-    return [
-        {**piece, PART: (part, part + 1)}
-        for number, piece in enumerate(pieces)
-        for part in (number * parts // len(pieces),)
-    ]
+    """Deal row pieces to the parts in turn: heads that are done one after the other feed all parts all the time."""
+    return [{**piece, PART: (number % parts, number % parts + 1)} for number, piece in enumerate(pieces)]

@@ -12,6 +12,7 @@ from stream_mla.point import Point
 from stream_mla.problem import Problem
 from stream_mla.result import Result, Status
 from stream_mla.routes import OFF_CHIP
+from stream_mla.row_parts import found_parts
 from stream_mla.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of
 from stream_mla.search import Candidate
 from stream_mla.work import Gemm
@@ -110,6 +111,7 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         cores_used=len({run.core for run in schedule.runs}),
         tiling=problem.cut.tiling.sizes,
         context_parts=problem.cut.tiling.parts,
+        row_parts=found_parts(problem.cut.graph),
         frugal_tiles=len(best.frugal),
         spilled=tuple(sorted(problem.cut.tiling.spilled)),
         solve_s=fsum(run.seconds for run in story.solved),

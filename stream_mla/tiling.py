@@ -23,7 +23,7 @@ from stream_mla.errors import InfeasibleError
 from stream_mla.graph import COUNTERS, Kind, OperatorGraph, Role
 from stream_mla.grid import Grid, Interval
 from stream_mla.ordering import demand_order
-from stream_mla.row_parts import parts_of, rows_of, spread
+from stream_mla.row_parts import spread_cut
 from stream_mla.tile_work import Box
 from stream_mla.uncollected import uncollected
 from stream_mla.work import Gemm, VectorWork
@@ -54,7 +54,7 @@ class Tiling:
     together: frozenset[str] = frozenset()
     """Tensors of which a core loads a block once for all its users: these run there, one group after the other."""
     row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Contraction -> parts of its row pieces, which may lie on different cores, no more than there are; else 1."""
+    """Contraction -> parts of its rows that may lie on different cores, no more than row pieces; 1 if missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class TileGraph:
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     """Tiles that `tile` would make, without making them."""
-    graph = spread_rows(graph, tiling)
+    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})
@@ -130,18 +130,6 @@ def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
         )
         count += prod(pieces_of)
     return count
-
-
-def spread_rows(graph: OperatorGraph, tiling: Tiling) -> OperatorGraph:
-    """Return the graph with the parts of rows that a tiling asks for, as far as it cuts them."""
-    if not tiling.row_parts:
-        return graph
-    parts = {
-        operator.name: min(tiling.row_parts[operator.name], rows_of(graph, operator, tiling.sizes))
-        for operator in graph.operators
-        if operator.name in tiling.row_parts and parts_of(graph, operator) == 1  # a cut graph may be cut again
-    }
-    return spread(graph, parts)
 
 
 def _tensor_shapes(graph: OperatorGraph, boxes: Mapping[str, Boxes]) -> dict[str, tuple[int, ...]]:
@@ -301,7 +289,7 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
 @uncollected
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says."""
-    graph = spread_rows(graph, tiling)
+    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
     boxes = {
         operator.name: Boxes(graph, operator, tiling.sizes.get(operator.name, {}), tiling.parts)
         for operator in graph.operators

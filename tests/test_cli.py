@@ -143,7 +143,8 @@ def test_progress_on_a_terminal_is_one_line_that_is_wiped(capsys: Captured, monk
         ("--prefill --query 2", "argument --query: not allowed with argument --prefill"),
         (
             "--scheme mla_rc --tile j=2,z=1",
-            "argument --tile: no operator has an index j or z: use b, c, d, e, h, k, n, p, q, r, u, v, parts",
+            "argument --tile: no operator has an index j or z: use b, c, d, e, h, k, n, p, q, r, u, v, parts, "
+            "row_parts, row_parts.OPERATOR",
         ),
         (
             "--scheme mla",

@@ -69,7 +69,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", metavar="N", type=not_negative, default=0, help="of the solver (default: 0)")
     add("--workers", metavar="N", type=positive, default=1, help="of the solver; 1, the default, repeats exactly")
-    add("--tile", metavar="INDEX=N,...", type=sizes, default={}, help="sizes of pieces, e.g. h=16,k=512,parts=4")
+    add(
+        "--tile",
+        metavar="INDEX=N,...",
+        type=sizes,
+        default={},
+        help="sizes of pieces, e.g. h=16,k=512,parts=4,row_parts=2",
+    )
 
 
 def points(arguments: argparse.Namespace) -> list["Point"]:
@@ -162,7 +168,8 @@ def _require_indices(rows: Sequence["Point"], given: Mapping[str, int], argument
 
     graphs = [lower(point.workload, point.scheme) for point in rows]
     extents = {index for graph in graphs for index in graph.extents}
-    able = {operator.name for graph in graphs for operator in graph.operators if can_spread(graph, operator)}
-    known = [*sorted(extents.difference(COUNTERS, "w")), "parts", ROW_PARTS, *sorted(f"{ROW_PARTS}.{n}" for n in able)]
-    if unknown := [index for index in given if index not in known]:
+    able = {f"{ROW_PARTS}.{o.name}" for graph in graphs for o in graph.operators if can_spread(graph, o)}
+    known = [*sorted(extents.difference(COUNTERS, "w")), "parts", ROW_PARTS]
+    if unknown := [name for name in given if name not in known and name not in able]:
+        known.append(f"{ROW_PARTS}.OPERATOR")
         arguments.fail(f"argument --tile: no operator has an index {' or '.join(unknown)}: use {', '.join(known)}")

@@ -24,6 +24,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_mla.graph import Kind
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, SHARE
 
@@ -42,9 +43,11 @@ class _Choice:
 
 
 def _can_wait(problem: Problem) -> list[bool]:
-    """Return which tiles belong to a last operator whose unfinished sums are small."""
+    """Return which tiles belong to a last operator whose unfinished sums are small: the sum of its parts may follow."""
     graph, early = problem.cut.graph, problem.cut.tiling.early
-    last = {operator.name for operator in graph.operators if not any(graph.edges.successors(operator.name))} & early
+    ends = {operator.name for operator in graph.operators if not any(graph.edges.successors(operator.name))}
+    sums = {operator.name for operator in graph.operators if operator.kind is Kind.SUM} & ends
+    last = early.intersection(name for name in graph.edges if name in ends or sums.issuperset(graph.edges[name]))
     return [tile.operator in last for tile in problem.cut.tiles]
 
 
