@@ -141,9 +141,9 @@ class _Hunt:
             candidates = faster(self.point, self.graph, self.progress, enough)
         else:
             candidates = improving(tried(self.point, self.graph, objective, self.progress), objective)
-        for candidate in candidates:
+        for number, candidate in enumerate(candidates):
             self._consider(candidate)
-            self._say(f"{len(candidate.problem.cut.tiles):,} tiles, ")
+            self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
         self._try_variants(objective)
 
     def _try_variants(self, objective: Objective) -> None:

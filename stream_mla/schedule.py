@@ -142,13 +142,13 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
 
 def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
     times = Counter([run.tile for run in schedule.runs])
-    tiles, cores = problem.cut.tiles, problem.cores
+    tiles = problem.cut.tiles
     for number, tile in enumerate(tiles):
         if times[number] != 1:
             yield f"{tile.name} runs {times[number]} times, not once"
     core_of: dict[int, int] = {}
     for run in schedule.runs:
-        tile, core = tiles[run.tile], cores[run.core]
+        tile, core = tiles[run.tile], problem.cores[run.core]
         cost = problem.costs[run.tile].get(core.type.name)
         if cost is None:
             yield f"{tile.name} runs on {core.name}, which lacks the unit for it"
@@ -160,9 +160,8 @@ def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
         if other != run.core:
             yield f"{tile.name} runs on {core.name}, its cluster on {problem.cores[other].name}"
     written = {copy for run in schedule.runs for copy in run.writes}
-    blocks = problem.cut.blocks
     for number, held in enumerate(schedule.held):
-        block = blocks[held.block]
+        block = problem.cut.blocks[held.block]
         bits = block.held_bits if number in written else block.bits
         if held.bits != bits:
             yield f"{block.name} on {problem.cores[held.core].name} holds {held.bits} bit, it has {bits}"
@@ -191,9 +190,8 @@ def _overlaps(intervals: list[tuple[int, int, str]]) -> Iterable[tuple[str, str]
 
 def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
     busy: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
-    tiles = problem.cut.tiles
     for run in schedule.runs:
-        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, tiles[run.tile].name))
+        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, problem.cut.tiles[run.tile].name))
     for unit, intervals in sorted(busy.items()):
         name = f"the {'vector unit' if unit % 2 else 'array'} of {problem.cores[unit // 2].name}"
         for first, second in _overlaps(intervals):
@@ -231,15 +229,13 @@ def _reads(problem: Problem, schedule: Schedule, complete: Sequence[int | None])
                 if core_of[copy] != core:
                     name = blocks[block_of[copy]].name
                     yield f"{tile.name} on {problem.cores[core].name} {word} {name} in another core's memory"
-        start = run.start
         for copy in run.reads:
             ready = complete[copy]
-            if ready is None or start < ready:
-                name = blocks[block_of[copy]].name
-                if ready is None:
-                    yield f"{tile.name} reads {name} on {problem.cores[core].name}, which nothing brings there"
-                else:
-                    yield f"{tile.name} starts at {start}, {name} is there at {ready}"
+            if ready is None:
+                where = f"{blocks[block_of[copy]].name} on {problem.cores[core].name}"
+                yield f"{tile.name} reads {where}, which nothing brings there"
+            elif run.start < ready:
+                yield f"{tile.name} starts at {run.start}, {blocks[block_of[copy]].name} is there at {ready}"
 
 
 def _moves(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
@@ -351,12 +347,8 @@ def _bandwidth(problem: Problem, schedule: Schedule) -> Iterable[str]:
 def _over(changes: list[tuple[int, int]], capacity: int) -> tuple[int, int] | None:
     """First instant at which the running sum of (time, change) passes the capacity, and the sum then."""
     changes.sort()  # at one instant, what ends (negative) goes before what starts
-    used = 0
-    for time, change in changes:
-        used += change
-        if used > capacity:
-            return time, used
-    return None
+    sums = accumulate([change for _, change in changes])
+    return next(((time, used) for (time, _), used in zip(changes, sums, strict=True) if used > capacity), None)
 
 
 def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
@@ -370,8 +362,7 @@ def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
                 last[copy] = end
 
     for run in schedule.runs:
-        use(run.reads, run.start, run.end)
-        use(run.writes, run.start, run.end)
+        use(run.reads + run.writes, run.start, run.end)
     for move in schedule.moves:
         if move.source != OFF_CHIP:
             use((move.source,), move.start, move.end)
@@ -382,11 +373,16 @@ def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
             yield f"{name} on {core} is held from {copy.start} to {copy.end} but used from {since} to {until}"
 
 
-def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:
+def _held_changes(schedule: Schedule) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Return (time, bits more or less) of each core that holds any."""
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for copy in schedule.held:
         changes[copy.core] += ((copy.start, copy.bits), (copy.end, -copy.bits))
-    for number, entries in sorted(changes.items()):
+    return sorted(changes.items())
+
+
+def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:
+    for number, entries in _held_changes(schedule):
         core = problem.cores[number]
         if over := _over(entries, core.type.sram.capacity):
             time, used = over
@@ -395,11 +391,7 @@ def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 def peak_sram_bits(problem: Problem, schedule: Schedule) -> dict[str, int]:
     """Most bits held at any instant, of each core that holds any."""
-    changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for copy in schedule.held:
-        changes[copy.core] += ((copy.start, copy.bits), (copy.end, -copy.bits))
-    peaks: dict[str, int] = {}
-    for number, entries in sorted(changes.items()):
-        entries.sort()
-        peaks[problem.cores[number].name] = max(accumulate([change for _, change in entries]))
-    return peaks
+    return {
+        problem.cores[number].name: max(accumulate([change for _, change in sorted(entries)]))
+        for number, entries in _held_changes(schedule)
+    }

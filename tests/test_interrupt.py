@@ -59,7 +59,7 @@ def test_the_best_tiling_until_then_is_returned() -> None:
     assert outcome.result.solver_status == "not reached"
     assert violations(outcome.problem, outcome.schedule) == []
     assert said[-1] == "interrupted: checking the best schedule found"
-    assert f"best {outcome.result.latency_cycles:,} cycles" in said[1]
+    assert any(f"best {outcome.result.latency_cycles:,} cycles" in line for line in said)
 
 
 def test_before_the_first_schedule_there_is_nothing_to_return(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,12 +104,12 @@ def test_a_cap_that_nothing_meets_names_the_best_latency(fastest: Outcome) -> No
     )
 
 
-def lonely(problem: Problem) -> Schedule:
+def lonely(problem: Problem, _limit: float) -> Schedule:
     """Greedy that uses the first core that can do a cluster, and no other."""
     return Forward(problem, activities(problem, [cores[0] for cores in problem.candidates])).run()
 
 
-def no_variants(_problem: Problem) -> tuple[Schedule, ...]:
+def no_variants(_problem: Problem, _limit: object) -> tuple[Schedule, ...]:
     return ()
 
 
