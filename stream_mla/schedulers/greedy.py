@@ -14,11 +14,14 @@ from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.expectation import assign, expected
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.schedulers.stages import stage_order
 from stream_mla.uncollected import uncollected
 
 SOONER = 0.01
 """Stage by stage must be expected to end sooner by this share: it needs more memory."""
+FEW = 3000
+"""With up to so many tiles both are tried, which takes about a second."""
 
 
 @uncollected
@@ -30,18 +33,29 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     """
     cores = assign(problem)
     plans = [(cores, expected(problem, cores))]
+    few = len(problem.cut.tiles) <= FEW
     by_stage = stage_order(problem.cut)
     if by_stage != list(range(len(by_stage))):
         others = assign(problem, by_stage)
         plan = expected(problem, others, by_stage)
-        if plan.cycles < plans[0][1].cycles * (1 - SOONER):
-            plans.insert(0, (others, plan))
+        sooner = plan.cycles < plans[0][1].cycles * (1 - SOONER)
+        if sooner or few:
+            plans.insert(0 if sooner else 1, (others, plan))
+    best: Schedule | None = None
+    beaten: BeatenError | None = None
     for placed, plan in plans:
         try:
-            return Forward(problem, activities(problem, placed), plan.order).run(limit)
+            best = Forward(problem, activities(problem, placed), plan.order).run(limit)
+            limit = best.latency_cycles - 1
+        except BeatenError as error:
+            beaten = error
         except StreamMlaError:
             continue
-    return Forward(problem, activities(problem, cores)).run(limit)
+        if not few:
+            break
+    if best is None and beaten is not None:
+        raise beaten
+    return best or Forward(problem, activities(problem, cores)).run(limit)
 
 
 def variants(problem: Problem) -> Iterator[Schedule]:
