@@ -4,7 +4,8 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 
 - a **resource** must carry its bits: DRAM, and any link that all traffic of a kind must use, as far as the rates of
   routes fill it (five moves of 12.5 GB/s fit into 64 GB/s, and no sixth);
-- the **arrays**, and the **vector units**, must do their tiles, each at its cheapest core;
+- the **arrays**, and the **vector units**, must do their tiles, each at its cheapest core; none starts before the first
+  of them can, and after the last one there is what must follow it;
 - where loads take turns with the arrays (**late** loads), both together, on each core's fastest way in;
 - the **critical path** through tiles and the loads they wait for;
 - **phases** follow each other: the best bound of each, added up;
@@ -12,7 +13,7 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, fsum, gcd
 
@@ -75,10 +76,13 @@ def bounds(problem: Problem) -> Bounds:
     """Compute all bounds."""
     tiles = range(len(problem.cut.tiles))
     transfers = _transfers(problem)
+    longest, starts = _critical_paths(problem, [0 for _ in tiles])
+    units = _units(problem, tiles, transfers)
     cycles = {
         **_resources(problem, transfers),
-        **_units(problem, tiles, transfers),
-        "critical path": _critical_paths(problem, [0 for _ in tiles])[0],
+        **{name: units[name] + around for name, around in _around(problem, starts).items()},
+        **{name: units[name] for name in units if name not in ("arrays", "vector units")},
+        "critical path": longest[0],
     }
     if any(tile.phase for tile in problem.cut.tiles):
         cycles["phases"] = _phases(problem, transfers)
@@ -126,7 +130,7 @@ def _phases(problem: Problem, transfers: Sequence[_Transfer]) -> int:
     inside: dict[int, list[_Transfer]] = defaultdict(list)
     for transfer in transfers:
         inside[transfer.phase].append(transfer)
-    cycles = _critical_paths(problem, phases)
+    cycles, _ = _critical_paths(problem, phases)
     for phase, members in tiles.items():
         moved = inside[phase]
         reasons = {**_resources(problem, moved), **_units(problem, members, moved)}
@@ -183,36 +187,73 @@ def _units(problem: Problem, tiles: Iterable[int], transfers: Iterable[_Transfer
     return {name: -(-cycles // counts[name]) for name, cycles in work.items()}
 
 
-def _critical_paths(problem: Problem, phases: Sequence[int]) -> list[int]:
-    """Longest chain of each phase: tiles, each after the fastest loads of what it reads; in the last, stores too."""
+def _fastest(problem: Problem, *, load: bool) -> Callable[[int], int]:
+    """Return the cycles until bits are loaded, or stored, at the best rate and the least latency that any core has."""
+    routes = _routes(problem, load=load)
+    route = max(routes, key=lambda route: route.demand)
+    latency = min(route.latency_cycles for route in routes)
+    return lambda bits: route.cycles(bits) + latency
+
+
+def _around(problem: Problem, starts: Sequence[int]) -> dict[str, int]:
+    """Of each kind of unit: cycles before its first tile can start, and after its last one ends.
+
+    Each unit does all of its work between the two, so they add to the work over the number of units.
+    """
     cut = problem.cut
-    load, store = (
-        min(_routes(problem, load=way), key=lambda route: (-route.demand, route.latency_cycles))
-        for way in (True, False)
-    )
-    load_latency, store_latency = (
-        min(route.latency_cycles for route in _routes(problem, load=way)) for way in (True, False)
-    )
+    load, store = (_fastest(problem, load=way) for way in (True, False))
+    after = [0] * len(cut.tiles)
+    """The longest chain that follows each tile."""
+    for number in reversed(range(len(cut.tiles))):
+        tile = cut.tiles[number]
+        for block in tile.writes if tile.last else ():
+            if cut.blocks[block].stored:
+                after[number] = max(after[number], store(cut.blocks[block].bits))
+        rest = problem.minimum_cycles[number] + after[number]
+        for before in cut.predecessors[number]:
+            after[before] = max(after[before], rest)
+        for block in tile.reads:
+            maker, bits = cut.maker[block], cut.blocks[block].bits
+            if maker >= 0 and cut.blocks[block].via_dram:
+                after[maker] = max(after[maker], store(bits) + load(bits) + rest)
+    found: dict[str, int] = {}
+    for name, vector in (("arrays", False), ("vector units", True)):
+        members = [n for n, tile in enumerate(cut.tiles) if isinstance(tile.work, VectorWork) is vector]
+        found[name] = min((starts[n] for n in members), default=0) + min((after[n] for n in members), default=0)
+    return found
+
+
+def _critical_paths(problem: Problem, phases: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Longest chain of each phase: tiles, each after the fastest loads of what it reads; in the last, stores too.
+
+    And the earliest start of each tile in its phase.
+    """
+    cut = problem.cut
+    load, store = (_fastest(problem, load=way) for way in (True, False))
+    starts = [0] * len(cut.tiles)
     in_dram = [0] * len(cut.blocks)
     done = [0] * len(cut.tiles)
     longest = [0] * (max(phases) + 1)
-    loaded = _load_phases(problem, phases)
+    loaded = _load_phases(problem, phases) if any(phases) else {}
+    loads = [load(block.bits) if block.via_dram else -1 for block in cut.blocks]
+    """Cycles of a load of each block, or -1 where none is needed."""
     for number, (tile, phase) in enumerate(zip(cut.tiles, phases, strict=True)):
-        start = max((done[before] for before in cut.predecessors[number] if phases[before] == phase), default=0)
+        start = max([done[before] for before in cut.predecessors[number] if phases[before] == phase], default=0)
         for block in tile.reads:
             owner = -1 if cut.blocks[block].shared else tile.cluster
-            if cut.blocks[block].via_dram and loaded[block, owner] == phase:
+            if loads[block] >= 0 and (not loaded or loaded[block, owner] == phase):
                 made = cut.maker[block]
                 ready = in_dram[block] if made >= 0 and phases[made] == phase else 0
-                start = max(start, ready + load.cycles(cut.blocks[block].bits) + load_latency)
+                start = max(start, ready + loads[block])
+        starts[number] = start
         done[number] = start + problem.minimum_cycles[number]
         longest[phase] = max(longest[phase], done[number])
         for block in tile.writes if tile.last else ():
             if cut.blocks[block].stored:
-                in_dram[block] = done[number] + store.cycles(cut.blocks[block].bits) + store_latency
+                in_dram[block] = done[number] + store(cut.blocks[block].bits)
                 if phase == len(longest) - 1:
                     longest[phase] = max(longest[phase], in_dram[block])
-    return longest
+    return longest, starts
 
 
 def _load_phases(problem: Problem, phases: Sequence[int]) -> dict[tuple[int, int], int]:

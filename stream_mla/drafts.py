@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import itemgetter
 
 from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operand, Operator, OperatorGraph, gemm_indices
 from stream_mla.grid import Grid, Interval, key_pieces, pieces
@@ -85,8 +86,10 @@ class Boxes:
 
     def pick(self, indices: Sequence[str]) -> "_Pick":
         """Return what picks the intervals of some indices from those of a tile."""
-        places = tuple(self.indices.index(index) for index in indices)
-        return lambda values: tuple([values[place] for place in places])
+        places = [self.indices.index(index) for index in indices]
+        if len(places) == 1:
+            return lambda values, place=places[0]: (values[place],)
+        return itemgetter(*places)
 
 
 _Pick = Callable[[tuple[Interval, ...]], tuple[Interval, ...]]

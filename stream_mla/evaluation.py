@@ -11,6 +11,7 @@ Latency-then-energy is the search for latency, then energy under a cap of what w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds, ideal_cycles
@@ -30,8 +31,9 @@ from stream_mla.tiling import TileGraph
 
 NEAR = 5e-3
 """The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
-ROOM = 1e-2
-"""Other orders of the best tiling are tried where its bound is lower by more than this share."""
+ROOM, FEW = 1e-2, 5000
+"""Other orders of the best tiling are tried where its bound is lower by more than this share; where it has no more than
+so many tiles and moves, at any gap: that takes well under a second."""
 WITHIN = 1e-3
 """Latency-then-energy may exceed the best latency found by this share."""
 MOST_BLENDS = 3
@@ -148,11 +150,16 @@ class _Hunt:
         """Try other orders and placements of the best tiling, where its bound leaves room for them."""
         if self.best is None or objective is not Objective.LATENCY:
             return
-        if self.best.latency_cycles <= self.best.bound(objective) * (1 + ROOM):
+        room = 0.0 if self.best.steps <= FEW else ROOM
+        if self.best.latency_cycles <= self.best.bound(objective) * (1 + room):
             return
-        for schedule in variants(self.best.problem):
+        for schedule in variants(self.best.problem, self._to_beat):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
+
+    def _to_beat(self) -> float:
+        """Cycles that a better schedule may take."""
+        return inf if self.best is None else self.best.latency_cycles - 1
 
     def _under_cap(self, pool: Pool, starts: Sequence[Candidate]) -> None:
         """Least energy under the cap; without one, least latency first, and what is found is the cap."""

@@ -31,7 +31,6 @@ class Grid:
         self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
         self.first = first
         self.count = prod(len(axis) - 1 for axis in self.edges)
-        self._found: dict[tuple[Interval, ...], tuple[int, ...]] = {}
 
     def cells(self) -> Iterator[tuple[Interval, ...]]:
         """Yield the boxes of all blocks, in the order of their numbers."""
@@ -43,16 +42,13 @@ class Grid:
         return (",".join(filter(None, where)) for where in product(*parts))
 
     def overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
-        """Return the numbers of the blocks that a region touches; many tiles touch the same."""
-        if region not in self._found:
-            self._found[region] = self._overlapping(region)
-        return self._found[region]
-
-    def _overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
-        ranges: list[range] = []
-        for (low, high), axis in zip(region, self.edges, strict=True):
-            ranges.append(range(bisect_right(axis, low) - 1, bisect_left(axis, high)))
+        """Return the numbers of the blocks that a region touches."""
         numbers = [0]
-        for cells, axis in zip(ranges, self.edges, strict=True):
-            numbers = [number * (len(axis) - 1) + cell for number in numbers for cell in cells]
-        return tuple(self.first + number for number in numbers)
+        for (low, high), axis in zip(region, self.edges, strict=True):
+            first, cells = bisect_right(axis, low) - 1, len(axis) - 1
+            last = bisect_left(axis, high, first)
+            if last == first + 1:
+                numbers = [number * cells + first for number in numbers]
+            else:
+                numbers = [number * cells + cell for number in numbers for cell in range(first, last)]
+        return tuple([self.first + number for number in numbers])

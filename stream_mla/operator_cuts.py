@@ -7,19 +7,26 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from stream_mla.estimate import Candidates, Setting
-from stream_mla.graph import COUNTERS, Operator, gemm_indices
+from stream_mla.estimate import Candidates, Reals, Setting
+from stream_mla.graph import COUNTERS, Operand, Operator, gemm_indices
 from stream_mla.piece_choices import Cuts, Sizes, combine, piece_count, piece_elements, piece_sizes
 from stream_mla.row_parts import parts_of
 
 
-def cut_contraction(setting: Setting, operator: Operator, most: Mapping[str, int] | None = None) -> Sizes:
-    """Cut one einsum C[m, n] = A[m, k] B[k, n]; `most` gives the largest pieces of some indices.
+def cut_contraction(
+    setting: Setting,
+    operator: Operator,
+    most: Mapping[str, int] | None = None,
+    beside: Mapping[str, int] | None = None,
+) -> Sizes:
+    """Cut one einsum C[m, n] = A[m, k] B[k, n]; `most` gives the largest pieces of some indices, `beside` how what
+    makes its operands and uses its result is cut.
 
     Footprint: two pieces of A, two of B and two of C, in bits as they are stored; where k is cut, one piece of C as
     wide as partial sums, which stays until its chain ends. Traffic: the bits of A once per piece of n, those of B
-    once per piece of m; either only if it is read from DRAM, and once per core if it is small. Where the rows are in
-    parts, each part is a chain of its own, and there are at least as many pieces of k.
+    once per piece of m; either only if it is read from DRAM, and once per core if it is small; and what is lost where
+    a spilled tensor is moved in small blocks. Where the rows are in parts, each part is a chain of its own, and there
+    are at least as many pieces of k.
     """
     graph, machine = setting.graph, setting.machine
     groups, parts = gemm_indices(operator), parts_of(graph, operator)
@@ -46,7 +53,10 @@ def cut_contraction(setting: Setting, operator: Operator, most: Mapping[str, int
     best = setting.best(
         Candidates(
             traffic_bits=setting.loads_bits(a.name, n_pieces, clusters)
-            + setting.loads_bits(b.name, m_pieces, clusters),
+            + setting.loads_bits(b.name, m_pieces, clusters)
+            + sum(
+                _lost_bits(setting, operand, cuts, beside or {}) for operand in (*operator.inputs, *operator.outputs)
+            ),
             compute_cycles=steps * tile_cycles * machine.rounds(clusters),
             tile_bits=a_bits + b_bits,
             tile_cycles=tile_cycles,
@@ -69,6 +79,23 @@ def cut_sum(setting: Setting, operator: Operator, added: Mapping[str, int]) -> S
     chains = piece_count(out, start, setting.graph.extents) * parts
     wanted = min(setting.machine.array_cores, chains)
     return outer_cut(setting, operator, out[::-1], least_pieces=wanted, copies=parts, start=start)
+
+
+def _lost_bits(setting: Setting, operand: Operand, cuts: Sequence[Cuts], beside: Mapping[str, int]) -> Reals:
+    """Bits that the moves of a spilled tensor take beyond its own, to the DRAM and from there.
+
+    Its blocks are as both sides cut them, and each takes whole cycles of a core's port.
+    """
+    graph, port = setting.graph, setting.machine.port_bits_per_cycle
+    blocks = np.ones(len(cuts[0].picks))
+    if operand.tensor not in setting.spilled:
+        return 0 * blocks
+    for index in (index for index in operand.indices if index not in COUNTERS):
+        others = piece_count((index,), beside, graph.extents)
+        own = [cut.pieces((index,)) for cut in cuts if index in cut.indices]
+        blocks *= np.max([*own, np.full_like(cuts[0].picks, others)], axis=0)
+    bits = graph.tensors[operand.tensor].bits
+    return 2 * (blocks * np.ceil(bits / blocks / port) * port - bits)
 
 
 def chosen_sizes(cuts: Sequence[Cuts], candidate: int) -> Sizes:

@@ -64,9 +64,10 @@ class Cuts:
         over = self.indices if indices is None else indices
         return self._of_choices([piece_elements(over, choice, self.extents) for choice in self.choices])
 
-    def pieces(self) -> Numbers:
-        """Pieces of the group."""
-        return self._of_choices([piece_count(self.indices, choice, self.extents) for choice in self.choices])
+    def pieces(self, indices: Sequence[str] | None = None) -> Numbers:
+        """Pieces of the group, or of some of its indices."""
+        over = self.indices if indices is None else indices
+        return self._of_choices([piece_count(over, choice, self.extents) for choice in self.choices])
 
     def sizes(self, candidate: int) -> Sizes:
         """Sizes of one candidate."""

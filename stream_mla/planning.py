@@ -143,7 +143,8 @@ def _plan(setting: Setting, way: Way) -> Tiling:
             user = operators["query_absorbed"]
             sizes[operator.name], sizes[user.name] = cut_composite(setting, operator, user)
         elif operator.kind in CONTRACTIONS:
-            sizes[operator.name] = cut_contraction(setting, operator, _most(setting, operator, attention))
+            most = _most(setting, operator, attention)
+            sizes[operator.name] = cut_contraction(setting, operator, most, attention.sizes)
         elif operator.kind is Kind.SUM:
             sizes[operator.name] = cut_sum(setting, operator, sizes[graph.operators[number - 1].name])
         elif operator.kind in (Kind.NORM, Kind.ROPE):

@@ -68,9 +68,12 @@ class Problem:
     def candidates(self) -> tuple[tuple[int, ...], ...]:
         """Cores that can run all tiles of each cluster."""
         found: list[tuple[int, ...]] = []
+        able: dict[frozenset[str], tuple[int, ...]] = {}
         for cluster in self.cluster_tiles:
-            types = set(self.costs[cluster[0]]).intersection(*(self.costs[tile] for tile in cluster))
-            found.append(tuple(n for n, core in enumerate(self.cores) if core.type.name in types))
+            types = frozenset(self.costs[cluster[0]]).intersection(*[self.costs[tile] for tile in cluster[1:]])
+            if types not in able:
+                able[types] = tuple(n for n, core in enumerate(self.cores) if core.type.name in types)
+            found.append(able[types])
             if not found[-1]:
                 tile = self.cut.tiles[cluster[0]]
                 raise InfeasibleError(f"no core can run {tile.name} and the tiles that must share its core")
@@ -79,7 +82,7 @@ class Problem:
     @cached_property
     def minimum_cycles(self) -> tuple[int, ...]:
         """Fewest cycles of each tile over the core types."""
-        return tuple(min(cost.cycles for cost in costs.values()) for costs in self.costs)
+        return tuple([min([cost.cycles for cost in costs.values()]) for costs in self.costs])
 
 
 def price_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
@@ -96,10 +99,15 @@ def price_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> C
 def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
     """Price every tile on every type of core."""
     types = {core.type.name: core.type for core in accelerator.cores}
-    costs: list[dict[str, Cost]] = []
+    costs: list[Mapping[str, Cost]] = []
+    known: dict[int, Mapping[str, Cost]] = {}
+    """Of each work, by identity: tiles of one shape share theirs."""
     for tile in cut.tiles:
-        found = {name: price_of(core, tile.work, objective) for name, core in types.items()}
-        costs.append({name: cost for name, cost in found.items() if cost is not None})
+        entry = known.get(id(tile.work))
+        if entry is None:
+            found = {name: price_of(core, tile.work, objective) for name, core in types.items()}
+            entry = known[id(tile.work)] = {name: cost for name, cost in found.items() if cost is not None}
+        costs.append(entry)
     resources, routes = find_routes(accelerator)
     return Problem(
         cut=cut, accelerator=accelerator, objective=objective, costs=tuple(costs), resources=resources, routes=routes
@@ -219,21 +227,23 @@ class _Planner:
     def bring(self, block: int, core: int, cluster: int) -> int:
         """Copy of a block that tiles of a cluster on a core read."""
         info = self.problem.cut.blocks[block]
-        if not info.via_dram and self.core_of_copy(self.made[block]) == core:
-            return self.made[block]
-        owner = cluster if info.via_dram and not info.shared else -1
-        if (block, core, owner) not in self.brought:
+        if not info.via_dram:
+            made = self.made[block]
+            if self.copies[made][1] == core:
+                return made
+        key = block, core, cluster if info.via_dram and not info.shared else -1
+        copy = self.brought.get(key)
+        if copy is None:
             filled = self._joint_load(block, core) if info.via_dram and info.shared else []
             brought_by = self.copies[filled[0]][3] if filled else len(self.moves)
-            copy = self._copy(block, core, info.bits, brought_by)
-            self.brought[block, core, owner] = copy
+            copy = self.brought[key] = self._copy(block, core, info.bits, brought_by)
             filled.append(copy)
             if not info.via_dram:
                 source = self.made[block]
                 self._move(block, source, copy, (self.core_of_copy(source), core), -1)
             elif len(filled) == 1:
                 self._move(block, OFF_CHIP, copy, (OFF_CHIP, core), self.stored.get(block, -1))
-        return self.brought[block, core, owner]
+        return copy
 
     def _joint_load(self, block: int, core: int) -> list[int]:
         """Return the copies that one load fills together with the copy for this core, which is to be added."""
@@ -265,17 +275,19 @@ def activities(
     writes: list[tuple[int, ...]] = []
     for number, tile in enumerate(problem.cut.tiles):
         core = planner.core_of[number]
-        reads.append(tuple(planner.bring(block, core, tile.cluster) for block in tile.reads))
-        writes.append(tuple(planner.make(block, core) for block in tile.writes))
+        reads.append(tuple([planner.bring(block, core, tile.cluster) for block in tile.reads]))
+        writes.append(tuple([planner.make(block, core) for block in tile.writes]))
         for copy in reads[-1]:
             planner.users[copy].append(number)
     return Activities(
         core_of_cluster=tuple(core_of_cluster),
         copies=tuple(
-            Copy(block=block, core=core, bits=bits, brought_by=move, users=tuple(users), moves_out=tuple(moves))
-            for (block, core, bits, move), users, moves in zip(
-                planner.copies, planner.users, planner.moves_out, strict=True
-            )
+            [
+                Copy(block=block, core=core, bits=bits, brought_by=move, users=tuple(users), moves_out=tuple(moves))
+                for (block, core, bits, move), users, moves in zip(
+                    planner.copies, planner.users, planner.moves_out, strict=True
+                )
+            ]
         ),
         moves=tuple(planner.all_moves()),
         reads=tuple(reads),

@@ -12,6 +12,7 @@ never longer than the schedule claims.
 import heapq
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from stream_mla.problem import Problem
@@ -122,11 +123,14 @@ class _Replay:
     def _precedences(self) -> None:
         """Derive what each step waits for, and how many uses each copy has."""
         filled, stored = self._sources()
+        frees, pending = self.frees, self.pending
         for number, run in enumerate(self.schedule.runs):
+            self.waits[number] += len(run.reads)
             for copy in run.reads:
-                self._after(number, *filled[copy])
-            for copy in (*run.reads, *run.writes):
-                self.pending[copy] += 1
+                event, before = filled[copy]
+                frees[event][before].append(number)
+            for copy in run.reads + run.writes:
+                pending[copy] += 1
         for step, move in enumerate(self.schedule.moves, start=self.first_move):
             if move.source != OFF_CHIP:
                 self._after(step, *filled[move.source])
@@ -172,7 +176,8 @@ class _Replay:
                 for copy in run.writes:
                     filled[copy] = (_END, number)
         for chain in chains.values():
-            for (_, before), (_, after) in pairwise(sorted(chain)):
+            chain.sort()
+            for (_, before), (_, after) in pairwise(chain):
                 self._after(after, _END, before)
         return filled, stored
 
@@ -258,10 +263,11 @@ class _Replay:
 
     def _met(self, event: int, step: int) -> list[int]:
         """Note that an event has come; return the steps that wait for no other."""
+        waits = self.waits
         touched: list[int] = []
         for other in self.frees[event].get(step, ()):
-            self.waits[other] -= 1
-            if not self.waits[other]:
+            waits[other] -= 1
+            if not waits[other]:
                 touched.append(other)
         return touched
 
@@ -298,27 +304,25 @@ class _Replay:
         return self._timed()
 
     def _timed(self) -> Schedule:
-        runs: list[Run] = []
-        for step, r in enumerate(self.schedule.runs):
-            start, end = self.start[step], self.start[step] + self.cycles[step]
-            runs.append(Run(tile=r.tile, core=r.core, start=start, end=end, reads=r.reads, writes=r.writes))
+        """Return the schedule with the derived times; what keeps its times stays the same object."""
+        starts, moved = self.start, self.start[self.first_move :]
+        runs = [
+            r
+            if r.start == start and r.end == start + cycles
+            else Run(tile=r.tile, core=r.core, start=start, end=start + cycles, reads=r.reads, writes=r.writes)
+            for r, start, cycles in zip(self.schedule.runs, starts, self.cycles, strict=False)
+        ]
         moves: list[Move] = []
-        for step, (m, route) in enumerate(zip(self.schedule.moves, self.routes, strict=True), start=self.first_move):
-            start, end = self.start[step], self.start[step] + self.cycles[step]
+        lasting = self.cycles[self.first_move :]
+        for m, route, start, cycles in zip(self.schedule.moves, self.routes, moved, lasting, strict=True):
+            end = start + cycles
             arrival = end + route.latency_cycles
-            moves.append(
-                Move(
-                    block=m.block,
-                    source=m.source,
-                    target=m.target,
-                    start=start,
-                    end=end,
-                    arrival=arrival,
-                    also=m.also,
-                )
-            )
+            same = (m.start, m.end, m.arrival) == (start, end, arrival)
+            moves.append(m if same else replace(m, start=start, end=end, arrival=arrival))
         held = [
-            Held(block=copy.block, core=copy.core, bits=copy.bits, start=since, end=until)
+            copy
+            if copy.start == since and copy.end == until
+            else Held(block=copy.block, core=copy.core, bits=copy.bits, start=since, end=until)
             for copy, since, until in zip(self.schedule.held, self.held_from, self.held_to, strict=True)
         ]
         return Schedule(runs=tuple(runs), moves=tuple(moves), held=tuple(held))

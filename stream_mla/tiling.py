@@ -225,17 +225,23 @@ def _joined(
             chain = parent[chain]
         return chain
 
+    def join(holder: int, chain: int) -> None:
+        if holder != chain:
+            first, second = root(holder), root(chain)
+            parent[max(first, second)] = min(first, second)
+
     joins = [block.tensor in local for block in blocks]
-    holder: dict[object, int] = {}
+    holders: dict[int, int] = {}
+    """Of each block that joins: the first chain that touches it."""
+    by_unit: tuple[dict[int, int], dict[int, int]] = {}, {}
+    """Of each kind of unit and each fused group: its first chain."""
     for position, tile in enumerate(tiles):
-        joints: list[object] = [n for blocks in (tile.reads, tile.writes) for n in blocks if joins[n]]
+        chain = tile.chain
+        for number in tile.reads + tile.writes:
+            if joins[number]:
+                join(holders.setdefault(number, chain), chain)
         if fused is not None:
-            joints.append((fused[position], type(tile.work)))
-        for joint in joints:
-            other = holder.setdefault(joint, tile.chain)
-            if other != tile.chain:
-                first, second = root(other), root(tile.chain)
-                parent[max(first, second)] = min(first, second)
+            join(by_unit[isinstance(tile.work, VectorWork)].setdefault(fused[position], chain), chain)
     numbers: dict[int, int] = {}
     return [numbers.setdefault(root(tile.chain), len(numbers)) for tile in tiles]
 

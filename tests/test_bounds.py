@@ -118,8 +118,8 @@ def test_units_share_their_tiles() -> None:
     )
     found = _cycles(problem)
 
-    assert found["arrays"] == 7  # ceil(20 / 3)
-    assert found["vector units"] == 5  # ceil(9 / 2)
+    assert found["arrays"] == 8  # ceil(20 / 3), and the store of the last one's block
+    assert found["vector units"] == 6  # ceil(9 / 2), and its store
 
 
 def _with_costs(problem: Problem, *costs: dict[str, tuple[int, float]]) -> Problem:
@@ -152,7 +152,7 @@ def test_every_tile_runs_on_its_cheapest_core() -> None:
     problem = _with_costs(problem, {"a": (10, 5.0), "b": (4, 9.0)}, {"a": (6, 2.0), "b": (8, 1.0)})
     found = bounds(problem)
 
-    assert found.cycles["arrays"] == 5  # (4 + 6) / 2
+    assert found.cycles["arrays"] == 6  # (4 + 6) / 2, and a store
     # least energies 5 and 1; each result: SRAM read 1, link 1/8, DRAM write 4 pJ
     assert found.energy_pj == 5 + 1 + 2 * (1 + 0.125 + 4)
 
@@ -240,13 +240,13 @@ def test_a_bound_that_is_met(cycles: int) -> None:
     latency = replay(problem, greedy(problem)).latency_cycles
 
     # 1: the last weight is there at 30, then t2 and the store; the path of t0, t1, t2: 10 + 3 + 1
-    # 100: 10 + 300 + 1, the path
+    # 100: 10 + 300 + 1, the path; and so the array, which waits for the first weight and for the store
     assert latency == {1: 32, 100: 311}[cycles]
     assert (
         _cycles(problem)
         == {
-            1: {"dram": 31, "bus": 31, "arrays": 3, "vector units": 0, "critical path": 14},
-            100: {"dram": 31, "bus": 31, "arrays": 300, "vector units": 0, "critical path": 311},
+            1: {"dram": 31, "bus": 31, "arrays": 14, "vector units": 0, "critical path": 14},
+            100: {"dram": 31, "bus": 31, "arrays": 311, "vector units": 0, "critical path": 311},
         }[cycles]
     )
 
@@ -304,3 +304,25 @@ def test_the_bounds_of_a_layer_hold_the_ideal() -> None:
     problem = price(tile(graph, uncut(graph.local)), accelerator, Objective.LATENCY)
 
     assert bounds(problem).lower_bound_cycles >= ideal_cycles(graph, accelerator)
+
+
+def test_a_unit_waits_for_what_comes_first_and_leaves_time_for_what_follows() -> None:
+    def arrays(*, spilled: bool) -> int:
+        problem = hand_problem(
+            machine(core_type(), core_type()),
+            [
+                *(block(f"w{n}", size, weight=True) for n, size in enumerate((160, 320))),
+                *(block(f"z{n}", 32, spilled=spilled) for n in range(2)),
+                *(block(f"y{n}", 48, stored=True) for n in range(2)),
+            ],
+            [
+                *(Step(name=f"t{n}", reads=(f"w{n}",), writes=f"z{n}", cycles=20) for n in range(2)),
+                *(Step(name=f"n{n}", reads=(f"z{n}",), writes=f"y{n}", cycles=5, vector=True) for n in range(2)),
+            ],
+        )
+        return bounds(problem).cycles["arrays"]
+
+    # the first weight is there at 10; 20 cycles on each array; then a norm of 5, and its 48 bit in 3
+    assert arrays(spilled=False) == 10 + 20 + 5 + 3
+    # z goes to the DRAM and back in 2 cycles each way
+    assert arrays(spilled=True) == 10 + 20 + 4 + 5 + 3

@@ -6,7 +6,7 @@ import pytest
 
 from stream_mla.accelerator import CoreType
 from stream_mla.problem import Problem
-from stream_mla.schedulers.expectation import assign, expected
+from stream_mla.schedulers.expectation import Turns, assign, expected
 from tests.helpers import LARGE, Step, block, core_type, hand_problem, machine, wire, with_last
 
 
@@ -367,3 +367,16 @@ def test_an_array_whose_next_tile_waits_for_others_takes_any_that_is_ready() -> 
     # heavy loads until 20 and is done before late can start at 30
     assert names("long", "late", "heavy") == ["long", "heavy", "late"]
     assert names("long", "heavy", "late") == ["long", "heavy", "late"]
+
+
+def test_what_streams_is_taken_while_the_dram_would_idle() -> None:
+    """c0 to c2 compute for 10 cycles, s0 and s1 for 1, with loads of 160 bit: 10 cycles."""
+    steps = [Step(name=f"c{n}", writes=f"y{n}", cycles=10) for n in range(3)]
+    steps += [Step(name=f"s{n}", reads=(f"w{n}",), writes=f"z{n}", cycles=1) for n in range(2)]
+    blocks = [block(f"w{n}", 160, weight=True) for n in range(2)] + [block(step.writes, 16) for step in steps]
+    problem = hand_problem(machine(core_type()), blocks, steps)
+
+    # w0 could be there at 10, when c0 ends, and w1 at 20, when s0 and c1 have ended (21)
+    order = expected(problem, [0] * 5, turns=Turns.FILL).order
+    assert [problem.cut.tiles[tile].name for tile in order] == ["c0", "s0", "c1", "s1", "c2"]
+    assert _names(problem, *[0] * 5) == ["c0", "c1", "c2", "s0", "s1"]

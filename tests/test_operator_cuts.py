@@ -116,6 +116,36 @@ def test_what_adds_up_heads_is_cut_as_they_are_made() -> None:
     assert cut_contraction(_tight(MLA, 100_000), out, {"h": 1}) == {"h": 1}
 
 
+@pytest.mark.parametrize(
+    ("spilled", "beside", "heads"), [(False, {"b": 1}, 1), (True, {}, 1), (True, {"b": 1}, 2), (True, {"b": 4}, 1)]
+)
+def test_a_result_that_others_use_in_small_blocks_is_made_in_larger_ones(
+    spilled: bool, beside: dict[str, int], heads: int
+) -> None:
+    """`query_absorbed` of 8 heads and 4 requests writes 8 x 4 x 7 B = 1792 bit, through a port of 128 bit per cycle."""
+    graph = lower(workload(latent(heads=8), batch=4), "mla_absorbed")
+    core = core_type()
+    assert core.array is not None
+    wide = replace(
+        core, array=replace(core.array, rows=64, columns=64), sram=replace(core.sram, read_bandwidth=1_000_000)
+    )
+    estimate = estimate_machine(machine(wide, bandwidth=128))
+    setting = scaled_setting(graph, estimate, {"b": 4, "n": 3, "c": 5}, 1, SPILL)
+    setting = replace(
+        setting,
+        budget_bits=100_000,
+        small_bits=0,
+        tile_price_cycles=0,
+        spilled=frozenset({"query_full"}) if spilled else frozenset[str](),
+    )
+    # A tile of 1, 2, 4 or 8 heads loads 1.7, 3.4, 6.8 or 13.5 cycles and takes 3, 6, 12 or 24, 13.5 and 24 in all. Its
+    # blocks are 32, 16, 8 or 4 where they are cut into requests too, of 56, 112, 224 or 448 bit, which take 1, 1, 2 or
+    # 4 cycles each way: 36, 4, 4 or 4 more than all bits need, 28. With one head the DRAM takes 49.5 cycles then.
+    # Else they are 8, 4, 2 or 1 of 224, 448, 896 or 1792 bit: 4, 4, 0 or 0 more.
+    operator = next(operator for operator in graph.operators if operator.name == "query_absorbed")
+    assert cut_contraction(setting, operator, beside=beside)["h"] == heads
+
+
 def test_heads_with_keys_of_their_own_are_cut_for_free() -> None:
     # a key and its value take 64 bit in each of 2 groups, a row 4 x 8 + 4 x (32 + 8) = 192. Whole: 2 x 192 +
     # 2 x 2 x 6 x 64 + 3 x 2 x 6 x 8 = 2208. One group: 1104; half the keys: 1296; both are 2 tiles and load 768 bit,

@@ -18,6 +18,7 @@ import heapq
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from math import inf
 
 import numpy as np
@@ -166,11 +167,22 @@ PREFETCH_SHARE = 0.25
 """Of an SRAM: what its core may have loaded ahead, in the expectation; and so what it may have made ahead."""
 
 
+class Turns(Enum):
+    """When a tile may be taken before its turn on its array."""
+
+    AHEAD = "ahead"
+    """Where the array would idle, for the next tile waits for others or its load."""
+    FILL = "fill"
+    """Where the DRAM would idle: one that loads for longer than it computes."""
+    KEPT = "kept"
+    """Never, but for tiles that can wait."""
+
+
 class _Expectation:
     """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int]) -> None:
-        self.problem, self.order, cut = problem, order, problem.cut
+    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int], turns: Turns) -> None:
+        self.problem, self.order, self.turns, cut = problem, order, turns, problem.cut
         self.rank = [0] * len(order)
         for position, number in enumerate(order):
             self.rank[number] = position
@@ -190,7 +202,7 @@ class _Expectation:
             if self.in_order[unit // 2] and not self.can_wait[number]:
                 self.queue[unit].append(number)
         self.offered: dict[int, list[tuple[float, int]]] = defaultdict(list)
-        """Of each unit: the tiles that can start, of those it may take in any order."""
+        """Of each unit: the tiles that can start, of those it may take in any order, and those that fill the DRAM."""
         self.ready: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
         """Of each unit that works in order: the places in it of the tiles that can start, of clusters that compute for
         longer than they load, and of others."""
@@ -243,8 +255,10 @@ class _Expectation:
         unit = self.unit_of[number]
         if self.can_wait[number] or not self.in_order[self.core_of[number]]:
             heapq.heappush(self.offered[unit], (0.0 if self.can_wait[number] else now, number))
-        else:
-            heapq.heappush(self.ready[unit][0 if self.computes[number] else 1], self.rank[number])
+            return
+        heapq.heappush(self.ready[unit][0 if self.computes[number] else 1], self.rank[number])
+        if self.turns is Turns.FILL and not self.computes[number]:
+            heapq.heappush(self.offered[unit], (0.0, number))
 
     def _next(self, unit: int, now: float) -> int:
         """Return the tile that a free unit takes, or -1: one that can wait only where the DRAM would idle."""
@@ -252,20 +266,20 @@ class _Expectation:
         core = unit // 2
         while queue and queue[0] in self.taken:
             self.ahead_bits[core] -= self._written_bits(queue.popleft())
+        while offered and offered[0][1] in self.taken:
+            heapq.heappop(offered)
         first = queue[0] if queue and not self.waiting[queue[0]] else -1
         if offered:
             loaded = self.loaded[core] + self._load_cycles(offered[0][1])
             if not queue or loaded <= now:
-                return heapq.heappop(offered)[1]
+                return self._before_turn(heapq.heappop(offered)[1])
             if first < 0:
                 heapq.heappush(self.events, (loaded, ~unit))  # look again then
         waits = first < 0 or (not self.computes[first] and self.loaded[core] + self._load_cycles(first) > now)
-        if waits and unit % 2 == 0:
+        if waits and self.turns is Turns.AHEAD and unit % 2 == 0:
             ahead = self._ahead(unit, only_computing=first >= 0)
             if ahead >= 0:
-                self.taken.add(ahead)
-                self.ahead_bits[core] += self._written_bits(ahead)
-                return ahead
+                return self._before_turn(ahead)
         if first >= 0:
             self.taken.add(queue.popleft())
         return first
@@ -280,6 +294,14 @@ class _Expectation:
             if ready and self._written_bits(self.order[ready[0]]) <= room:
                 return self.order[ready[0]]
         return -1
+
+    def _before_turn(self, number: int) -> int:
+        """Take a tile that may stand further behind."""
+        core = self.core_of[number]
+        self.taken.add(number)
+        if self.in_order[core] and not self.can_wait[number]:
+            self.ahead_bits[core] += self._written_bits(number)
+        return number
 
     def _written_bits(self, number: int) -> int:
         return sum(self.problem.cut.blocks[block].bits for block in self.problem.cut.tiles[number].writes)
@@ -333,9 +355,14 @@ class Expected:
     """The expected latency."""
 
 
-def expected(problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int] | None = None) -> Expected:
+def expected(
+    problem: Problem,
+    core_of_cluster: Sequence[int],
+    order: Sequence[int] | None = None,
+    turns: Turns = Turns.AHEAD,
+) -> Expected:
     """Run the tiles on these cores, each core in a topological order of the tiles; without one, in theirs."""
     order = range(len(problem.cut.tiles)) if order is None else order
-    start, cycles = _Expectation(problem, core_of_cluster, order).run()
+    start, cycles = _Expectation(problem, core_of_cluster, order, turns).run()
     phases = [tile.phase for tile in problem.cut.tiles]
     return Expected(order=sorted(order, key=lambda tile: (phases[tile], start[tile])), cycles=cycles)

@@ -18,10 +18,11 @@ from dataclasses import replace
 from enum import IntEnum
 from math import inf
 
-from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
+from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Activities, Problem, fan_out
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.no_room import no_room
 from stream_mla.schedulers.remaining import BeatenError, Remaining
 from stream_mla.schedulers.timing import timed
 
@@ -45,8 +46,11 @@ class Forward:
         self.rank = [0] * len(cut.tiles)
         for rank, tile in enumerate(self.order):
             self.rank[tile] = rank
-        self.first_use = [min((self.rank[user] for user in copy.users), default=-1) for copy in acts.copies]
+        rank = self.rank
+        self.first_use = [min([rank[user] for user in copy.users], default=-1) for copy in acts.copies]
         self.core_of = [acts.core_of_cluster[tile.cluster] for tile in cut.tiles]
+        self.unit_of = [problem.unit(tile, core) for tile, core in enumerate(self.core_of)]
+        self.cycles = [problem.cost(tile, core).cycles for tile, core in enumerate(self.core_of)]
         self.run_start = [-1] * len(cut.tiles)
         self.released = [-1] * len(acts.copies)
         self.pending = [len(copy.users) + len(copy.moves_out) for copy in acts.copies]
@@ -67,18 +71,15 @@ class Forward:
         self.freed: set[int] = set()
         self.events: list[tuple[int, int, _Event, bool, int]] = []
         self._prepare_moves()
-        self.remaining = Remaining(problem, self.core_of, self.moves)
+        self.remaining = Remaining(problem, self.unit_of, self.cycles, self.moves)
         self._prepare_phases()
         self._prepare_turns()
         self.waits = [
             len(set(reads)) + len(writes) * (tile.step == 0) + (tile.step > 0) + (tile.phase > 0)
             for tile, reads, writes in zip(cut.tiles, acts.reads, acts.writes, strict=True)
         ]
-        self.next_step: dict[int, int] = {}
-        for number, before in enumerate(cut.predecessors):
-            for other in before:
-                if cut.tiles[other].chain == cut.tiles[number].chain:
-                    self.next_step[other] = number
+        steps = {(tile.chain, tile.step): number for number, tile in enumerate(cut.tiles)}
+        self.next_step = [steps.get((tile.chain, tile.step + 1), -1) for tile in cut.tiles]
         self.first_step = {
             copy: number for number, writes in enumerate(acts.writes) if cut.tiles[number].step == 0 for copy in writes
         }
@@ -128,7 +129,7 @@ class Forward:
         if any(self.late):
             for tile in reversed(self.order):
                 core = self.core_of[tile]
-                if self.problem.unit(tile, core) % 2 == 0:
+                if self.unit_of[tile] % 2 == 0:
                     self.array_tiles[core].append(tile)
 
     def _late_cores(self, number: int) -> tuple[int, ...]:
@@ -144,7 +145,7 @@ class Forward:
         self.head = [0] * len(self.problem.cores)
         seen: set[int] = set()
         for tile in self.order:
-            for copy in (*self.acts.reads[tile], *self.acts.writes[tile]):
+            for copy in self.acts.reads[tile] + self.acts.writes[tile]:
                 if copy not in seen:
                     seen.add(copy)
                     self.queue[self.acts.copies[copy].core].append(copy)
@@ -188,7 +189,7 @@ class Forward:
         """Note that one thing a tile waits for has come."""
         self.waits[tile] -= 1
         if not self.waits[tile]:
-            unit = self.problem.unit(tile, self.core_of[tile])
+            unit = self.unit_of[tile]
             heapq.heappush(self.ready_tiles[unit], self.rank[tile])
             self.touched_units.add(unit)
 
@@ -199,7 +200,7 @@ class Forward:
                 tile = self.order[heapq.heappop(self.ready_tiles[unit])]
                 self.unit_free[unit] = False
                 self.run_start[tile] = now
-                cycles = self.problem.cost(tile, self.core_of[tile]).cycles
+                cycles = self.cycles[tile]
                 self.remaining.on_unit[unit] -= cycles
                 end = now + cycles
                 heapq.heappush(self.events, (end, tile, _Event.END, True, tile))
@@ -272,15 +273,16 @@ class Forward:
             self._reserve(core)
 
     def _tile_done(self, tile: int, now: int) -> None:
-        unit = self.problem.unit(tile, self.core_of[tile])
+        unit = self.unit_of[tile]
         self.unit_free[unit] = True
         self.touched_units.add(unit)
         self._count_phase(self.problem.cut.tiles[tile].phase)
-        if tile in self.next_step:
+        if self.next_step[tile] >= 0:
             self._met(self.next_step[tile])
-        for copy in self.acts.writes[tile] if self.problem.cut.tiles[tile].last else ():
+        writes = self.acts.writes[tile]
+        for copy in writes if self.problem.cut.tiles[tile].last else ():
             self._completed(copy)
-        for copy in (*self.acts.reads[tile], *self.acts.writes[tile]):
+        for copy in self.acts.reads[tile] + writes:
             self._release(copy, now)
 
     def _count_phase(self, phase: int) -> None:
@@ -383,30 +385,12 @@ class Forward:
         return True
 
     def _stuck(self, now: int) -> StreamMlaError:
-        """Name the first tile that cannot run, what it needs, and who holds the memory of its core.
-
-        Infeasible is only what is proven: that the tile does not even fit alone.
-        """
-        blocks = self.problem.cut.blocks
+        """Name the first tile that cannot run, what it needs, and who holds the memory of its core."""
         tile = next(tile for tile in self.order if self.run_start[tile] < 0)
         core = self.core_of[tile]
         if self.head[core] == len(self.queue[core]):
             raise AssertionError("the greedy scheduler stopped with memory for all tiles")
+        held = zip(self.acts.copies, self.granted, self.released, strict=True)
+        kept = [copy for copy, granted, released in held if copy.core == core and granted and released < 0]
         wanted = self.acts.copies[self.queue[core][self.head[core]]]
-        kept = [
-            copy
-            for copy, granted, released in zip(self.acts.copies, self.granted, self.released, strict=True)
-            if copy.core == core and granted and released < 0
-        ]
-        kept.sort(key=lambda copy: -copy.bits)
-        holders = ", ".join(f"{blocks[copy.block].name} {copy.bits // 8:,} B" for copy in kept[:4])
-        name, sram = self.problem.cores[core].name, self.problem.cores[core].type.sram.capacity
-        free = self.free_bits[core]
-        alone = sum(self.acts.copies[copy].bits for copy in {*self.acts.reads[tile], *self.acts.writes[tile]})
-        kind = InfeasibleError if alone > self.problem.cores[core].type.sram.capacity else NoScheduleError
-        return kind(
-            f"at cycle {now:,}, on {name}, {self.problem.cut.tiles[tile].name} waits for {blocks[wanted.block].name}, "
-            f"which needs {wanted.bits // 8:,} B: {free // 8:,} B of {sram // 8:,} B are free, "
-            f"{-(-(wanted.bits - free) // 8):,} B too few"
-            + (f"; of {len(kept)} held, the largest are {holders}" if kept else "")
-        )
+        return no_room(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=now)

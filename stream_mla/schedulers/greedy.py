@@ -2,18 +2,20 @@
 
 Clusters get cores and tiles get an order from the times at which they are expected to run (`expectation`): group after
 group as the tiles stand, or stage by stage (`stages`) where the layer is expected to end sooner by that. Then time runs
-forward in that order (`forward`); where the order needs more memory than there is, in the order of the tiles, which is
-made for little memory.
+forward in that order (`forward`); where the order needs more memory than there is, in one in which no array works ahead
+of its turn, and then in the order of the tiles, which is made for little memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
-from stream_mla.schedulers.expectation import assign, expected
+from stream_mla.schedulers.balance import balanced
+from stream_mla.schedulers.expectation import Turns, assign, expected
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.ranks import rank_order
 from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.schedulers.stages import stage_order
 from stream_mla.uncollected import uncollected
@@ -31,40 +33,66 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
     in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
     """
-    cores = assign(problem)
-    plans = [(cores, expected(problem, cores))]
-    few = len(problem.cut.tiles) <= FEW
-    by_stage = stage_order(problem.cut)
-    if by_stage != list(range(len(by_stage))):
-        others = assign(problem, by_stage)
-        plan = expected(problem, others, by_stage)
-        sooner = plan.cycles < plans[0][1].cycles * (1 - SOONER)
-        if sooner or few:
-            plans.insert(0 if sooner else 1, (others, plan))
+    plans = _plans(problem)
     best: Schedule | None = None
     beaten: BeatenError | None = None
-    for placed, plan in plans:
+    for cores, order in plans:
         try:
-            best = Forward(problem, activities(problem, placed), plan.order).run(limit)
+            best = Forward(problem, activities(problem, cores), order).run(limit)
             limit = best.latency_cycles - 1
         except BeatenError as error:
             beaten = error
         except StreamMlaError:
             continue
-        if not few:
+        if len(problem.cut.tiles) > FEW:
             break
-    if best is None and beaten is not None:
+    if best is not None:
+        return best
+    if beaten is not None:
         raise beaten
-    return best or Forward(problem, activities(problem, cores)).run(limit)
+    cores = assign(problem)
+    acts = activities(problem, cores)
+    try:
+        return Forward(problem, acts, expected(problem, cores, turns=Turns.KEPT).order).run(limit)
+    except StreamMlaError:
+        return Forward(problem, acts).run(limit)
 
 
-def variants(problem: Problem) -> Iterator[Schedule]:
-    """Yield schedules that `greedy` could as well have made: in tile order, and with the work spread evenly."""
-    for even in (False, True):
-        cores = assign(problem, even=even)
+def _plans(problem: Problem) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Return cores and an order of the tiles, of each way that is worth trying, the best first."""
+    cores = assign(problem)
+    groups = expected(problem, cores)
+    by_stage = stage_order(problem.cut)
+    if by_stage == list(range(len(by_stage))):
+        return [(cores, groups.order)]
+    others = assign(problem, by_stage)
+    stages = expected(problem, others, by_stage)
+    sooner = stages.cycles < groups.cycles * (1 - SOONER)
+    plans: list[tuple[Sequence[int], Sequence[int]]] = [(others, stages.order), (cores, groups.order)]
+    return plans if sooner else plans[::-1] if len(by_stage) <= FEW else plans[1:]
+
+
+def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
+    """Yield schedules that `greedy` could as well have made, without those whose order needs too much memory.
+
+    In tile order; with what streams taken while the DRAM would idle; by upward rank; and so with the promised work
+    spread evenly, and with the work of all cores evened out, where these make a difference. Those that pass the limit,
+    as it is when they are made, are given up.
+    """
+    ranked, first = rank_order(problem), assign(problem)
+    even, balance = assign(problem, even=True), balanced(problem, first)
+    tries: list[tuple[Sequence[int], Iterable[Sequence[int] | None]]] = [
+        (first, (None, expected(problem, first, turns=Turns.FILL).order, ranked))
+    ]
+    if even != first:
+        orders = (expected(problem, even, turns=turns).order for turns in (Turns.FILL, Turns.AHEAD))
+        tries.append((even, (None, *orders, ranked)))
+    if balance not in (first, even):
+        tries.append((balance, (expected(problem, balance).order,)))
+    for cores, orders in tries:
         acts = activities(problem, cores)
-        for order in (None, expected(problem, cores).order) if even else (None,):
+        for order in orders:
             try:
-                yield Forward(problem, acts, order).run()
-            except StreamMlaError:
+                yield Forward(problem, acts, order).run(limit())
+            except (StreamMlaError, BeatenError):
                 continue

@@ -12,11 +12,14 @@ class BeatenError(Exception):
 class Remaining:
     """What has not started yet, of each unit and each resource."""
 
-    def __init__(self, problem: Problem, core_of: Sequence[int], moves: Iterable[PlannedMove]) -> None:
+    def __init__(
+        self, problem: Problem, unit_of: Sequence[int], cycles: Sequence[int], moves: Iterable[PlannedMove]
+    ) -> None:
+        """`unit_of` and `cycles`: of each tile."""
         self.on_unit = [0] * (2 * len(problem.cores))
         """Cycles of tiles."""
-        for tile, core in enumerate(core_of):
-            self.on_unit[problem.unit(tile, core)] += problem.cost(tile, core).cycles
+        for unit, count in zip(unit_of, cycles, strict=True):
+            self.on_unit[unit] += count
         self.capacities = [resource.capacity for resource in problem.resources]
         self.to_carry = [0] * len(problem.resources)
         """Cycles of moves, times the share of the resource that each takes."""
@@ -30,8 +33,9 @@ class Remaining:
 
     def remove(self, move: PlannedMove) -> None:
         """Count a move no longer."""
+        taken = move.cycles * move.route.demand
         for resource in move.route.resources:
-            self.to_carry[resource] -= move.cycles * move.route.demand
+            self.to_carry[resource] -= taken
 
     @property
     def cycles(self) -> float:

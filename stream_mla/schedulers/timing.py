@@ -1,6 +1,6 @@
 """From a placement and start times to a schedule; what both schedulers end with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from stream_mla.problem import Activities, Problem
 from stream_mla.routes import OFF_CHIP
@@ -13,16 +13,20 @@ def timed(problem: Problem, acts: Activities, run_start: Sequence[int], move_sta
     first = [1 << 62] * len(acts.copies)
     last = [0] * len(acts.copies)
 
-    def touch(copy: int, start: int, end: int) -> None:
-        first[copy], last[copy] = min(first[copy], start), max(last[copy], end)
+    def touch(copies: Iterable[int], start: int, end: int) -> None:
+        for copy in copies:
+            if start < first[copy]:
+                first[copy] = start
+            if end > last[copy]:
+                last[copy] = end
 
+    tiles = problem.cut.tiles
     for tile, start in enumerate(run_start):
-        core = acts.core_of_cluster[problem.cut.tiles[tile].cluster]
+        core = acts.core_of_cluster[tiles[tile].cluster]
         end = start + problem.cost(tile, core).cycles
         reads, writes = acts.reads[tile], acts.writes[tile]
         runs.append(Run(tile=tile, core=core, start=start, end=end, reads=reads, writes=writes))
-        for copy in (*reads, *writes):
-            touch(copy, start, end)
+        touch(reads + writes, start, end)
     moves: list[Move] = []
     for plan, start in zip(acts.moves, move_start, strict=True):
         end = start + plan.cycles
@@ -39,11 +43,10 @@ def timed(problem: Problem, acts: Activities, run_start: Sequence[int], move_sta
             )
         )
         if plan.source != OFF_CHIP:
-            touch(plan.source, start, end)
-        for copy in plan.filled:
-            touch(copy, start, arrival)
-    held = tuple(
-        Held(block=copy.block, core=copy.core, bits=copy.bits, start=first[number], end=last[number])
-        for number, copy in enumerate(acts.copies)
-    )
-    return Schedule(runs=tuple(runs), moves=tuple(moves), held=held)
+            touch((plan.source,), start, end)
+        touch(plan.filled, start, arrival)
+    held = [
+        Held(block=copy.block, core=copy.core, bits=copy.bits, start=since, end=until)
+        for copy, since, until in zip(acts.copies, first, last, strict=True)
+    ]
+    return Schedule(runs=tuple(runs), moves=tuple(moves), held=tuple(held))

@@ -1,0 +1,63 @@
+"""Tiles in the order of their upward ranks, as HEFT has it (Topcuoglu, Hariri, Wu, IEEE TPDS 13(3), 2002).
+
+The rank of a tile is the time from its start to the end of the last tile that needs it, without any contention: mean
+cycles over the kinds of cores, and mean transfers over the routes.
+"""
+
+import heapq
+from collections.abc import Collection
+
+from stream_mla.problem import Problem
+from stream_mla.routes import OFF_CHIP, SHARE, Route
+
+
+def _mean(routes: Collection[Route]) -> tuple[float, float]:
+    """Cycles per bit, and latency."""
+    count = max(1, len(routes))
+    return sum(SHARE / route.demand for route in routes) / count, sum(route.latency_cycles for route in routes) / count
+
+
+def upward_ranks(problem: Problem) -> list[float]:
+    """Return the rank of each tile; a tile always has a larger one than the tiles that need it."""
+    cut, routes = problem.cut, problem.routes
+    per_bit, latency = _mean([route for places, route in routes.items() if OFF_CHIP not in places])
+    load, load_latency = _mean([route for (source, _), route in routes.items() if source == OFF_CHIP])
+    store, store_latency = _mean([route for (_, target), route in routes.items() if target == OFF_CHIP])
+    after = [0.0] * len(cut.tiles)
+    """Longest time from the end of each tile."""
+    ranks = [0.0] * len(cut.tiles)
+    for number in reversed(range(len(cut.tiles))):  # tiles stand after those they need
+        costs = problem.costs[number].values()
+        ranks[number] = after[number] + sum(cost.cycles for cost in costs) / len(costs)
+        for before in cut.predecessors[number]:
+            after[before] = max(after[before], ranks[number])
+        for block in cut.tiles[number].reads:
+            info, maker = cut.blocks[block], cut.maker[block]
+            if maker >= 0:
+                cycles = info.bits * per_bit + latency
+                if info.via_dram:
+                    cycles = info.bits * (store + load) + store_latency + load_latency
+                after[maker] = max(after[maker], ranks[number] + cycles)
+    return ranks
+
+
+def rank_order(problem: Problem) -> list[int]:
+    """Phase by phase the tiles with the largest rank first, none before those it needs; ties in tile order."""
+    tiles = problem.cut.tiles
+    ranks = [round(rank, 6) for rank in upward_ranks(problem)]
+    waiting = [len(before) for before in problem.cut.predecessors]
+    after: list[list[int]] = [[] for _ in tiles]
+    for number, before in enumerate(problem.cut.predecessors):
+        for other in before:
+            after[other].append(number)
+    ready = [(tiles[number].phase, -ranks[number], number) for number, count in enumerate(waiting) if not count]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        number = heapq.heappop(ready)[-1]
+        order.append(number)
+        for other in after[number]:
+            waiting[other] -= 1
+            if not waiting[other]:
+                heapq.heappush(ready, (tiles[other].phase, -ranks[other], other))
+    return order

@@ -1,0 +1,25 @@
+"""Upward ranks by hand: the cycles from a tile's start to the end of the last that needs it."""
+
+from stream_mla.schedulers.ranks import rank_order, upward_ranks
+from tests.helpers import Step, block, core_type, hand_problem, machine
+
+STEPS = [
+    Step(name="alone", writes="y", cycles=5),
+    Step(name="first", writes="z", cycles=1),
+    Step(name="second", reads=("z",), writes="x", cycles=100),
+    Step(name="spilled", writes="s", cycles=2),
+    Step(name="reader", reads=("s",), writes="o", cycles=20),
+]
+BLOCKS = [block("y", 16), block("z", 32), block("x", 16), block("s", 48, stored=True), block("o", 16)]
+
+
+def test_the_rank_of_a_tile_counts_what_follows_it_and_the_sending_between() -> None:
+    problem = hand_problem(machine(core_type(), core_type()), BLOCKS, STEPS)
+
+    # z is 32 bit at 16 a cycle: 1 + 2 + 100; s is sent like any block that is not read from DRAM: 2 + 3 + 20
+    assert upward_ranks(problem) == [5.0, 103.0, 100.0, 25.0, 20.0]
+    assert rank_order(problem) == [1, 2, 3, 4, 0]
+
+
+def test_on_one_core_nothing_is_sent() -> None:
+    assert upward_ranks(hand_problem(machine(core_type()), BLOCKS, STEPS)) == [5.0, 101.0, 100.0, 22.0, 20.0]
