@@ -22,6 +22,8 @@ from stream_mla.uncollected import uncollected
 
 SOONER = 0.01
 """Stage by stage must be expected to end sooner by this share: it needs more memory."""
+FEW = 3000
+"""With up to so many tiles both are tried, which takes about a second."""
 
 
 @uncollected
@@ -31,24 +33,43 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
     in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
     """
-    cores = assign(problem)
-    plans = [(cores, expected(problem, cores))]
-    if _has_stages(problem):
-        by_stage = stage_order(problem.cut)
-        others = assign(problem, by_stage)
-        plan = expected(problem, others, by_stage)
-        if plan.cycles < plans[0][1].cycles * (1 - SOONER):
-            plans.insert(0, (others, plan))
-    for placed, plan in plans:
+    plans = _plans(problem)
+    best: Schedule | None = None
+    beaten: BeatenError | None = None
+    for cores, order in plans:
         try:
-            return Forward(problem, activities(problem, placed), plan.order).run(limit)
+            best = Forward(problem, activities(problem, cores), order).run(limit)
+            limit = best.latency_cycles - 1
+        except BeatenError as error:
+            beaten = error
         except StreamMlaError:
             continue
+        if len(problem.cut.tiles) > FEW:
+            break
+    if best is not None:
+        return best
+    if beaten is not None:
+        raise beaten
+    cores = assign(problem)
     acts = activities(problem, cores)
     try:
         return Forward(problem, acts, expected(problem, cores, turns=Turns.KEPT).order).run(limit)
     except StreamMlaError:
         return Forward(problem, acts).run(limit)
+
+
+def _plans(problem: Problem) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Return cores and an order of the tiles, of each way that is worth trying, the best first."""
+    cores = assign(problem)
+    groups = expected(problem, cores)
+    if not _has_stages(problem):
+        return [(cores, groups.order)]
+    by_stage = stage_order(problem.cut)
+    others = assign(problem, by_stage)
+    stages = expected(problem, others, by_stage)
+    sooner = stages.cycles < groups.cycles * (1 - SOONER)
+    plans: list[tuple[Sequence[int], Sequence[int]]] = [(others, stages.order), (cores, groups.order)]
+    return plans if sooner else plans[::-1] if len(by_stage) <= FEW else plans[1:]
 
 
 def _has_stages(problem: Problem) -> bool:
@@ -66,7 +87,8 @@ def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iter
     ranked, first = rank_order(problem), assign(problem)
     even, balance = assign(problem, even=True), balanced(problem, first)
     both = Turns.FILL, Turns.AHEAD
-    orders = (expected(problem, first, turns=turns).order for turns in (both if _has_stages(problem) else both[:1]))
+    by_stages = len(problem.cut.tiles) > FEW and _has_stages(problem)
+    orders = (expected(problem, first, turns=turns).order for turns in (both if by_stages else both[:1]))
     tries: list[tuple[Sequence[int], Iterable[Sequence[int] | None]]] = [(first, (None, *orders, ranked))]
     if even != first:
         tries.append((even, (None, *(expected(problem, even, turns=turns).order for turns in both), ranked)))
