@@ -125,20 +125,26 @@ class _Search:
 
 
 def moved(schedule: Schedule, steps: Steps, start: Cycles) -> Schedule:
-    """Return the schedule with other starts; how long copies are held is left to the replay."""
-    runs = zip(schedule.runs, start.tolist(), steps.cycles, strict=False)
-    moves = zip(
-        schedule.moves,
-        start[steps.runs :].tolist(),
-        steps.cycles[steps.runs :],
-        steps.latency[steps.runs :],
-        strict=True,
-    )
-    return replace(
-        schedule,
-        runs=tuple(replace(run, start=begin, end=begin + cycles) for run, begin, cycles in runs),
+    """Return the schedule with other starts, and all that follows from them."""
+    starts: list[int] = start.tolist()
+    ends = [begin + cycles for begin, cycles in zip(starts, steps.cycles, strict=True)]
+    arrivals = [end + latency for end, latency in zip(ends, steps.latency, strict=True)]
+    held_from = [max(arrivals)] * len(schedule.held)
+    held_to = [0] * len(schedule.held)
+    for begin, end, arrival, touches in zip(starts, ends, arrivals, steps.touches, strict=True):
+        for touch in touches:
+            held_from[touch.copy] = min(held_from[touch.copy], begin)
+            held_to[touch.copy] = max(held_to[touch.copy], arrival if touch.arrival else end)
+    return Schedule(
+        runs=tuple(
+            replace(run, start=begin, end=end) for run, begin, end in zip(schedule.runs, starts, ends, strict=False)
+        ),
         moves=tuple(
-            replace(move, start=begin, end=begin + cycles, arrival=begin + cycles + latency)
-            for move, begin, cycles, latency in moves
+            replace(move, start=starts[step], end=ends[step], arrival=arrivals[step])
+            for step, move in enumerate(schedule.moves, start=steps.runs)
+        ),
+        held=tuple(
+            replace(copy, start=begin, end=end)
+            for copy, begin, end in zip(schedule.held, held_from, held_to, strict=True)
         ),
     )
