@@ -131,11 +131,11 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
     model = io.load_model("deepseek_v2_lite")
     point = Point(
         workload=Workload(model=model, batch=1, query_tokens=1, cached_tokens=512, precision=model.precision),
-        accelerator=io.load_accelerator("flat_edge"),
+        accelerator=io.load_accelerator("flat_cloud"),
         scheme="mla_absorbed",
         objective=Objective.LATENCY,
         policy=POLICIES["free"],
-        time_limit_s=1.0,
+        time_limit_s=3.0,
         gap_limit=0.0,
         seed=1,
         workers=1,
@@ -144,7 +144,8 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("stream_mla.evaluation.MOST_ACTIVITIES", 100)
     result = evaluate(point).result
     assert result.solver_status.endswith(" windows")
-    assert result.scheduler == ("windows" if result.latency_cycles < result.greedy_latency_cycles else "greedy")
+    assert result.scheduler == "windows"
+    assert result.latency_cycles < result.greedy_latency_cycles
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

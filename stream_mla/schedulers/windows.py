@@ -5,6 +5,9 @@ asks for times that let all of it begin sooner (`cp_sat_window`). A gain is sett
 move up; so the schedule never gets worse. Windows begin at random. They grow while they are solved to the end without a
 gain, and shrink where they are not solved in time.
 
+Before that, everything is put off and moves up again as long as this gains (forward-backward improvement): that costs
+no more than a replay.
+
 All that decides is counted in steps and in the solver's deterministic time, so a seed repeats the search exactly
 (unless the clock, as a last resort, ends it first). The cost of a round depends on the window and what follows it
 within `REACH` times its steps, not on the whole; that of a gain does.
@@ -68,7 +71,7 @@ def improve_windows(
         while search.cycles > lower_bound_cycles and search.vain < PATIENCE:
             if search.spent >= time_limit_s or time.perf_counter() >= deadline:
                 break
-            if search.round():
+            if search.justify() if search.justifying else search.round():
                 progress(search.cycles)
     except KeyboardInterrupt:
         interrupted = True
@@ -81,6 +84,7 @@ class _Search:
         self.random = random.Random(seed)
         self.steps = read_steps(problem, schedule)
         self.width = float(FIRST)
+        self.justifying = True
         self.spent = SETTLE_S * len(self.steps.cycles)
         self.rounds = self.gains = self.vain = 0
         self._read(schedule)
@@ -99,6 +103,22 @@ class _Search:
         end = self.cycles if first + width >= count else instants[1]
         return instants[0], end, self.cycles if first + width * REACH >= count else max(instants[2], end)
 
+    def justify(self) -> bool:
+        """Put off all steps and let them move up again, in the order that this leaves them in."""
+        later = postponed(self.problem, self.steps, self.times, 0, self.cycles)
+        self.justifying = self._settled(later.start)
+        return self.justifying
+
+    def _settled(self, start: Cycles) -> bool:
+        """Replay the schedule with other starts; return whether that made it shorter."""
+        self.spent += SETTLE_S * len(self.steps.cycles)
+        before = self.cycles
+        self._read(self.settle(moved(self.schedule, self.steps, start)))
+        gained = self.cycles < before
+        self.gains += gained
+        self.vain = 0 if gained else self.vain
+        return gained
+
     def round(self) -> bool:
         """Solve a window; return whether it gained anything."""
         self.rounds += 1
@@ -113,15 +133,7 @@ class _Search:
         self.spent += ROUND_S + STEP_S * self.width * (1 + REACH / 10) + found.work
         self.width *= GROW if found.proven and not found.gain else 1.0 if found.gain else SHRINK
         self.width = min(max(self.width, FEWEST), MOST)
-        if not found.gain:
-            return False
-        self.spent += SETTLE_S * len(self.steps.cycles)
-        settled = self.settle(moved(self.schedule, self.steps, found.start))
-        gained = settled.latency_cycles < self.cycles
-        self._read(settled)
-        self.gains += gained
-        self.vain = 0 if gained else self.vain
-        return gained
+        return found.gain > 0 and self._settled(found.start)
 
 
 def moved(schedule: Schedule, steps: Steps, start: Cycles) -> Schedule:
