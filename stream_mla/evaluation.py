@@ -9,6 +9,7 @@ Energy under a latency cap mixes two mappings of products, the fastest and the o
 Latency-then-energy is the search for latency, then energy under a cap of what was found, within `WITHIN`.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -39,7 +40,9 @@ WITHIN = 1e-3
 MOST_BLENDS = 3
 """Tilings whose mappings are chosen operator by operator, under a cap."""
 MOST_ACTIVITIES = 3000
-"""The solver is left out where tiles and moves are more than this: it would not improve them in useful time."""
+"""Where tiles and moves are more than this, the solver gets windows of the schedule: it would not improve the whole."""
+MOST_IN_WINDOWS = 100_000
+"""Where they are more than this, it is left out: to check one gain would take seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +240,11 @@ class _Hunt:
         value = first.value(self.aim)
         if self.point.time_limit_s == 0 or value - first.bound(self.aim) <= value * self.point.gap_limit:
             return
-        activities = len(first.schedule.runs) + len(first.schedule.moves)
-        if activities > MOST_ACTIVITIES:
-            self._heard(f"skipped: {activities} tiles and moves", None, 0.0)
+        if first.steps > MOST_ACTIVITIES:
+            if self.aim is Objective.LATENCY and first.steps <= MOST_IN_WINDOWS:
+                self._improve_windows(first)
+            else:
+                self._heard(f"skipped: {first.steps} tiles and moves", None, 0.0)
             return
         if self.aim is Objective.ENERGY and value <= bounds(first.problem).energy_pj * (1 + 1e-12):
             self._heard("not needed: no placement takes less energy with these mappings", None, 0.0)
@@ -263,6 +268,33 @@ class _Hunt:
         if found.schedule is not None:
             self._consider(self._checked(replace(first, schedule=found.schedule, found_by="cp_sat", checked=False)))
         self._heard(found.status, found.bound_cycles, found.seconds)
+        if found.interrupted:
+            raise KeyboardInterrupt
+
+    def _improve_windows(self, first: Candidate) -> None:
+        """Let CP-SAT look at one window after the other, where the whole is too large."""
+        from stream_mla.schedulers import windows  # loads OR-Tools, which only this needs
+
+        began = time.perf_counter()
+        bound = first.limits.lower_bound_cycles
+
+        def settled(schedule: Schedule) -> Schedule:
+            return self._checked(replace(first, schedule=schedule, found_by="windows", checked=False)).schedule
+
+        def say(value: int) -> None:
+            self.progress(f"windows: {standing(value, bound, Objective.LATENCY)}")
+
+        found = windows.improve_windows(
+            first.problem,
+            first.schedule,
+            settled,
+            lower_bound_cycles=bound,
+            time_limit_s=self.point.time_limit_s / self.passes,
+            seed=self.point.seed,
+            progress=say,
+        )
+        self._consider(replace(first, schedule=found.schedule, found_by="windows"))
+        self._heard(f"{found.gains} gains in {found.rounds} windows", None, time.perf_counter() - began)
         if found.interrupted:
             raise KeyboardInterrupt
 

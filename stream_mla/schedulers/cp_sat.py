@@ -1,4 +1,4 @@
-"""The exact scheduler; with `cp_sat_model`, the only module that knows OR-Tools.
+"""The exact scheduler; only the modules `cp_sat*` know OR-Tools.
 
 One CP-SAT model decides the core of every cluster, the start of every tile, load, send and store, and how long
 each copy of a block stays in a memory. It starts from a complete hint, a valid schedule that is also its

@@ -1,0 +1,162 @@
+"""Large neighbourhood search over a checked schedule: windows of time, one after the other, given to CP-SAT.
+
+Each round frees the steps that run between two instants, puts off what follows as far as it can wait (`postpone`), and
+asks for times that let all of it begin sooner (`cp_sat_window`). A gain is settled by the replay, which lets everything
+move up; so the schedule never gets worse. Windows begin at random. They grow while they are solved to the end without a
+gain, and shrink where they are not solved in time.
+
+Before that, everything is put off and moves up again as long as this gains (forward-backward improvement): that costs
+no more than a replay.
+
+All that decides is counted in steps and in the solver's deterministic time, so a seed repeats the search exactly
+(unless the clock, as a last resort, ends it first). The cost of a round depends on the window and what follows it
+within `REACH` times its steps, not on the whole; that of a gain does.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stream_mla.problem import Problem
+from stream_mla.schedule import Schedule
+from stream_mla.schedulers.cp_sat_window import Found, solve_window
+from stream_mla.schedulers.postpone import postponed
+from stream_mla.schedulers.steps import Cycles, Steps, read_steps, times
+
+FEWEST, FIRST, MOST = 20, 60, 300
+"""Steps of a window: at least, at first, at most. With more, CP-SAT rarely proves anything in `WORK`."""
+REACH = 8
+"""Steps that are put off behind a window, for each in it."""
+WORK = 0.5
+"""Deterministic time that a window may take."""
+ROUND_S, STEP_S, SETTLE_S = 0.02, 4e-4, 1e-4
+"""What a round costs besides, in about seconds: itself, each step of its window, and each step of the whole where it
+gains (measured)."""
+GROW, SHRINK = 1.3, 0.7
+PATIENCE = 40
+"""The search ends after so many rounds in a row without a gain."""
+
+Settle = Callable[[Schedule], Schedule]
+"""The replay of a schedule, checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Improved:
+    """What the windows made of a schedule."""
+
+    schedule: Schedule
+    rounds: int
+    gains: int
+    interrupted: bool
+
+
+def improve_windows(
+    problem: Problem,
+    schedule: Schedule,
+    settle: Settle,
+    *,
+    lower_bound_cycles: int,
+    time_limit_s: float,
+    seed: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Improved:
+    """Search until the time is over or the bound is reached; Ctrl-C ends it with the best schedule so far."""
+    search = _Search(problem, schedule, settle, seed)
+    deadline = time.perf_counter() + 2 * time_limit_s
+    interrupted = False
+    try:
+        while search.cycles > lower_bound_cycles and search.vain < PATIENCE:
+            if search.spent >= time_limit_s or time.perf_counter() >= deadline:
+                break
+            if search.justify() if search.justifying else search.round():
+                progress(search.cycles)
+    except KeyboardInterrupt:
+        interrupted = True
+    return Improved(schedule=search.schedule, rounds=search.rounds, gains=search.gains, interrupted=interrupted)
+
+
+class _Search:
+    def __init__(self, problem: Problem, schedule: Schedule, settle: Settle, seed: int) -> None:
+        self.problem, self.schedule, self.settle = problem, schedule, settle
+        self.random = random.Random(seed)
+        self.steps = read_steps(problem, schedule)
+        self.width = float(FIRST)
+        self.justifying = True
+        self.spent = SETTLE_S * len(self.steps.cycles)
+        self.rounds = self.gains = self.vain = 0
+        self._read(schedule)
+
+    def _read(self, schedule: Schedule) -> None:
+        self.schedule, self.times = schedule, times(schedule)
+        self.cycles = schedule.latency_cycles
+        self.order = np.argsort(self.times.start, kind="stable")
+
+    def _choose(self) -> tuple[int, int, int]:
+        """Two instants between which about `width` steps start, and the one up to which steps are put off."""
+        count = len(self.order)
+        width = min(int(self.width), count)
+        first = self.random.randrange(max(1, count - width // 2))
+        instants = [int(self.times.start[self.order[min(first + n, count - 1)]]) for n in (0, width, width * REACH)]
+        end = self.cycles if first + width >= count else instants[1]
+        return instants[0], end, self.cycles if first + width * REACH >= count else max(instants[2], end)
+
+    def justify(self) -> bool:
+        """Put off all steps and let them move up again, in the order that this leaves them in."""
+        later = postponed(self.problem, self.steps, self.times, 0, self.cycles)
+        self.justifying = self._settled(later.start)
+        return self.justifying
+
+    def _settled(self, start: Cycles) -> bool:
+        """Replay the schedule with other starts; return whether that made it shorter."""
+        self.spent += SETTLE_S * len(self.steps.cycles)
+        before = self.cycles
+        self._read(self.settle(moved(self.schedule, self.steps, start)))
+        gained = self.cycles < before
+        self.gains += gained
+        self.vain = 0 if gained else self.vain
+        return gained
+
+    def round(self) -> bool:
+        """Solve a window; return whether it gained anything."""
+        self.rounds += 1
+        self.vain += 1
+        begin, end, until = self._choose()
+        found = Found(gain=0, proven=True, start=self.times.start, work=0.0)
+        if begin < end:
+            later = postponed(self.problem, self.steps, self.times, end, until)
+            found = solve_window(
+                self.problem, self.steps, self.times, begin, end, later, work=WORK, seed=self.random.randrange(1 << 30)
+            )
+        self.spent += ROUND_S + STEP_S * self.width * (1 + REACH / 10) + found.work
+        self.width *= GROW if found.proven and not found.gain else 1.0 if found.gain else SHRINK
+        self.width = min(max(self.width, FEWEST), MOST)
+        return found.gain > 0 and self._settled(found.start)
+
+
+def moved(schedule: Schedule, steps: Steps, start: Cycles) -> Schedule:
+    """Return the schedule with other starts, and all that follows from them."""
+    starts: list[int] = start.tolist()
+    ends = [begin + cycles for begin, cycles in zip(starts, steps.cycles, strict=True)]
+    arrivals = [end + latency for end, latency in zip(ends, steps.latency, strict=True)]
+    held_from = [max(arrivals)] * len(schedule.held)
+    held_to = [0] * len(schedule.held)
+    for begin, end, arrival, touches in zip(starts, ends, arrivals, steps.touches, strict=True):
+        for touch in touches:
+            held_from[touch.copy] = min(held_from[touch.copy], begin)
+            held_to[touch.copy] = max(held_to[touch.copy], arrival if touch.arrival else end)
+    return Schedule(
+        runs=tuple(
+            replace(run, start=begin, end=end) for run, begin, end in zip(schedule.runs, starts, ends, strict=False)
+        ),
+        moves=tuple(
+            replace(move, start=starts[step], end=ends[step], arrival=arrivals[step])
+            for step, move in enumerate(schedule.moves, start=steps.runs)
+        ),
+        held=tuple(
+            replace(copy, start=begin, end=end)
+            for copy, begin, end in zip(schedule.held, held_from, held_to, strict=True)
+        ),
+    )
