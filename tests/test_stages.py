@@ -55,8 +55,8 @@ def test_cores_work_stage_by_stage_while_one_that_serves_them_works() -> None:
     order = stage_order(problem.cut)
     plan = expected(problem, assign(problem, order), order)
 
-    # make0 0, make1 and mid0 10, use0 and mid1 20, use1 30
+    # each send takes 1: make0 0, make1 10, mid0 11, mid1 21, use0 22, use1 32
     assert [problem.cut.tiles[tile].name for tile in plan.order] == ["make0", "make1", "mid0", "mid1", "use0", "use1"]
-    assert plan.cycles == 40
-    # group after group: make1 only when use0 is done, at 30
-    assert expected(problem, assign(problem)).cycles == 60
+    assert plan.cycles == 42
+    # group after group: use0 22 to 32, and only then make1 32, mid1 43, use1 54
+    assert expected(problem, assign(problem)).cycles == 64
