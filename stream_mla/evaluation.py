@@ -183,6 +183,8 @@ class _Hunt:
                 self._consider(start)
         elif self.best is None:
             self._hurry(fastest, self.cap)
+        else:
+            self._try_variants(Objective.LATENCY)
         self._save_energy(pool, self.cap)
         assert self.best is not None
         self.best = replace(self.best, limits=pool.limits(self.best))
