@@ -34,7 +34,7 @@ NEAR = 5e-3
 """The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
 ROOM, FEW = 1e-2, 5000
 """Other orders of the best tiling are tried where its bound is lower by more than this share; where it has no more than
-so many tiles and moves, at any gap: that takes well under a second."""
+so many tiles and moves, beyond the gap that ends the solver too: that takes well under a second."""
 WITHIN = 1e-3
 """Latency-then-energy may exceed the best latency found by this share."""
 MOST_BLENDS = 3
@@ -153,7 +153,7 @@ class _Hunt:
         """Try other orders and placements of the best tiling, where its bound leaves room for them."""
         if self.best is None or objective is not Objective.LATENCY:
             return
-        room = 0.0 if self.best.steps <= FEW else ROOM
+        room = self.point.gap_limit if self.best.steps <= FEW else ROOM
         if self.best.latency_cycles <= self.best.bound(objective) * (1 + room):
             return
         for schedule in variants(self.best.problem, self._to_beat):

@@ -172,7 +172,7 @@ def _paths(hops: _Hops, source: int) -> Iterator[tuple[int, _Path]]:
 def _demand(path: _Path, resources: Sequence[Resource]) -> int:
     """Return the rate of a move: that of the path, or what lets a whole number of moves fill the DRAM."""
     rate, dram = _rate(path), resources[0].capacity
-    if len(path) > 1 or not any(0 in hop.resources for hop in path) or dram < MANY * rate:
+    if len(path) > 1 or not any(0 in hop.resources for hop in path) or not 0 < MANY * rate <= dram:
         return rate
     return dram // -(-dram // rate)
 

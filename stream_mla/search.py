@@ -36,6 +36,8 @@ ALIKE = 1e-2
 """Tilings whose floors differ by less than this share are tried in the order of the plans."""
 TILE_PRICE = 2e-6
 """What a tile adds to the floor of its tiling when they are put in order: 5,000 more must promise 1 %."""
+HOPELESS_TILES = 150_000
+"""Where nothing has fitted after tilings with so many tiles together, what needs least memory is tried next."""
 MOST_TILES = 500_000
 """Tilings of more tiles are refused: they would take tens of minutes and all memory."""
 SMALL_SAVING = 1e-4
@@ -141,11 +143,17 @@ class _Trials:
         self.too_many: list[str] = []
         self.steps = 0
         """Tiles and moves of those tried."""
+        self.failed_tiles = 0
+        """Of those that do not fit."""
         self.found = False
 
     def enough(self, tiling: Tiling) -> bool:
         """Whether there is a schedule, and one more would be too much work."""
         return self.found and self.steps + tile_count(self.graph, tiling) > ENOUGH_STEPS
+
+    def hopeless(self) -> bool:
+        """Whether much was tried and nothing fits."""
+        return not self.found and self.failed_tiles > HOPELESS_TILES
 
     def schedule(self, number: int, tiling: Tiling, limit: float = inf) -> Candidate | None:
         """Return the candidate of a tiling, or None where it does not fit. BeatenError where a limit is passed."""
@@ -168,6 +176,7 @@ class _Trials:
         except (InfeasibleError, NoScheduleError) as error:
             self.fits_not.append(str(error))
             self.steps += len(cut.blocks)
+            self.failed_tiles += tiles
             self.progress(f"tiling {number}: {tiles:,} tiles do not fit")
             return None
         self.found = True
@@ -212,7 +221,7 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
     trials = _Trials(point, graph, Objective.LATENCY, progress)
     least, vain = inf, 0
     known: list[tuple[Tiling, int]] = []
-    for number, (tiling, floor) in enumerate(_promising_first(point, graph, enough)):
+    for number, (tiling, floor) in enumerate(_promising_first(point, graph, enough, trials.hopeless)):
         alike = replace(tiling, shared=frozenset(), early=frozenset()), floor
         if floor > least * (1 - GAIN) or alike in known:
             continue
@@ -235,18 +244,26 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
     trials.require_one()
 
 
-def _promising_first(point: Point, graph: OperatorGraph, enough: float) -> Iterator[tuple[Tiling, int]]:
-    """Yield tilings with their floors, the lowest first; at once, while no floor can be better than `enough`."""
+def _promising_first(
+    point: Point, graph: OperatorGraph, enough: float, hopeless: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Tiling, int]]:
+    """Yield tilings with their floors, the lowest first; at once, while no floor can be better than `enough` and tiles
+    are few. Once that is hopeless, those that spill most come first: they need least memory.
+    """
     later: list[tuple[Tiling, int, float]] = []
     for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy):
         floor = floor_cycles(graph, point.accelerator, tiling)
-        if not later and floor <= enough:
+        work = TILE_PRICE * tile_count(graph, tiling)
+        if not later and floor <= enough and work <= ALIKE:
             yield tiling, floor
         else:
-            later.append((tiling, floor, floor * (1 + TILE_PRICE * tile_count(graph, tiling))))
+            later.append((tiling, floor, floor * (1 + work)))
     while later:
-        least = min(price for _, _, price in later)
-        place = next(place for place, (_, _, price) in enumerate(later) if price <= least * (1 + ALIKE))
+        if hopeless():
+            place = min(range(len(later)), key=lambda place: (-len(later[place][0].spilled), later[place][2]))
+        else:
+            least = min(price for _, _, price in later)
+            place = next(place for place, (_, _, price) in enumerate(later) if price <= least * (1 + ALIKE))
         tiling, floor, _ = later.pop(place)
         yield tiling, floor
 

@@ -92,5 +92,7 @@ def test_a_balanced_assignment_is_a_variant() -> None:
 
     found = list(variants(problem))
 
-    assert [[run.core for run in schedule.runs] for schedule in found] == [[0, 1, 0, 1, 1], [0, 1, 0, 1, 0]]
+    cores = [[run.core for run in schedule.runs] for schedule in found]
+    assert cores[0] == [0, 1, 0, 1, 1]  # as assigned, in tile order
+    assert [0, 1, 0, 1, 0] in cores
     assert all(violations(problem, schedule) == [] for schedule in found)

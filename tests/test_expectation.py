@@ -6,7 +6,8 @@ import pytest
 
 from stream_mla.accelerator import CoreType
 from stream_mla.problem import Problem
-from stream_mla.schedulers.expectation import Turns, assign, expected
+from stream_mla.schedulers.assignment import assign
+from stream_mla.schedulers.expectation import Turns, expected
 from tests.helpers import LARGE, Step, block, core_type, hand_problem, machine, wire, with_last
 
 

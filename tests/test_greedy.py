@@ -12,7 +12,8 @@ from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.problem import Problem, activities
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import energy_parts_pj, violations
-from stream_mla.schedulers.expectation import assign, expected
+from stream_mla.schedulers.assignment import assign
+from stream_mla.schedulers.expectation import expected
 from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.greedy import greedy, variants
 from stream_mla.simulate import replay

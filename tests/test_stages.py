@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from stream_mla.schedulers.expectation import assign, expected
+from stream_mla.schedulers.assignment import assign
+from stream_mla.schedulers.expectation import expected
 from stream_mla.schedulers.stages import stage_order, stages
 from stream_mla.tiling import TileGraph
 from tests.helpers import Step, block, core_type, hand_problem, machine

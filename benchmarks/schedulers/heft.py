@@ -23,7 +23,7 @@ from stream_mla.errors import NoScheduleError
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, SHARE, Route
 from stream_mla.schedule import Schedule
-from stream_mla.schedulers.expectation import assign
+from stream_mla.schedulers.assignment import assign
 
 MANY, FEW = 40, 16
 """Of more than MANY cores, only the FEW that are free first are asked, and those that have some of the data."""

@@ -1,170 +1,23 @@
-"""Cores and an order for all tiles, from the times at which they are expected to run.
+"""An order for all tiles, from the times at which they are expected to run on given cores.
 
-Two passes over the tiles, neither of which knows memories or bandwidths beyond a fair share:
-
-- `assign` gives each cluster, in tile order, to the core that would be done with it first: after its inputs are made,
-  what it reads is sent there, and what the core has begun is done. A cluster that adds up what comes in over a long
-  time also waits for all that the core was promised and has not begun, so that such clusters lie on different cores;
-- `expected` runs the tiles on these cores. An array works in order, as long as it does not idle: where the
-  next tile waits for others, it takes the first that is ready; where it waits for its load, the first of a cluster that
-  computes for longer than it loads (Johnson's rule for two machines in line: such jobs go first). What it made ahead of
-  its turn may fill a part of the SRAM. Tiles of the last operator whose sums are small wait until the DRAM would idle,
-  so that they stream behind what computes. A unit that serves many arrays
-  takes what is ready first, so it serves them in turn. Loads take the time of their core's fair share of the DRAM's
-  bandwidth, so cores that stream side by side are served side by side.
+Neither memories are known here nor bandwidths beyond a fair share. An array works in order, as long as it does not
+idle: where the next tile waits for others, it takes the first that is ready; where it waits for its load, the first of
+a cluster that computes for longer than it loads (Johnson's rule for two machines in line: such jobs go first). What it
+made ahead of its turn may fill a part of the SRAM. Tiles of the last operator whose sums are small wait until the DRAM
+would idle, so that they stream behind what computes. A unit that serves many arrays takes what is ready first, so it
+serves them in turn. Loads take the time of their core's fair share of the DRAM's bandwidth, so cores that stream side
+by side are served side by side.
 """
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import inf
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stream_mla.graph import Kind
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, SHARE
-
-TIE = 1e-6
-"""Of cores that would be done at the same time, the one with the least work is chosen."""
-
-Times = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """Cores that can run a cluster, as arrays."""
-
-    cores: NDArray[np.int64]
-    types: tuple[str, ...]
-
-
-def _can_wait(problem: Problem) -> list[bool]:
-    """Return which tiles belong to a last operator whose unfinished sums are small: the sum of its parts may follow."""
-    graph, early = problem.cut.graph, problem.cut.tiling.early
-    ends = {operator.name for operator in graph.operators if not any(graph.edges.successors(operator.name))}
-    sums = {operator.name for operator in graph.operators if operator.kind is Kind.SUM} & ends
-    last = early.intersection(name for name in graph.edges if name in ends or sums.issuperset(graph.edges[name]))
-    return [tile.operator in last for tile in problem.cut.tiles]
-
-
-class _Assignment:
-    def __init__(self, problem: Problem, order: Sequence[int], *, even: bool) -> None:
-        self.problem, self.order, self.even = problem, order, even
-        count = len(problem.cores)
-        self.core_of = [-1] * len(problem.cluster_tiles)
-        self.free = np.zeros(2 * count)
-        """When each unit is done with what it has begun."""
-        self.promised = np.zeros(count)
-        """Cycles of tiles that each core was given and has not begun."""
-        self.given = np.zeros(count)
-        """Cycles of all tiles that each core was given."""
-        self.end = [0.0] * len(problem.cut.tiles)
-        self.cycles_per_bit: dict[int, Times] = {}
-        self.choices: dict[tuple[int, ...], _Choice] = {}
-        self.can_wait = _can_wait(problem)
-        self.loads = self._load_cycles()
-        self.present: dict[int, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(count, dtype=np.bool_))
-        """Of each block: the cores that read it."""
-
-    def _sending(self, source: int) -> Times:
-        """Cycles that a bit takes from a core to each core; infinite where no path joins them."""
-        if source not in self.cycles_per_bit:
-            routes = self.problem.routes
-            self.cycles_per_bit[source] = np.array(
-                [
-                    SHARE / routes[source, core].demand if (source, core) in routes else inf
-                    for core in range(len(self.problem.cores))
-                ]
-            )
-            self.cycles_per_bit[source][source] = 0.0
-        return self.cycles_per_bit[source]
-
-    def _load_cycles(self) -> list[float]:
-        """Cycles of the loads that each tile is the first of its cluster to need, at a fair share of the DRAM."""
-        cut = self.problem.cut
-        share = self.problem.resources[0].capacity / SHARE / max(1, len(list(self.problem.accelerator.array_cores())))
-        seen: set[tuple[int, int]] = set()
-        found: list[float] = []
-        for tile in cut.tiles:
-            bits = 0
-            for block in tile.reads:
-                info = cut.blocks[block]
-                if info.via_dram and not info.shared and (block, tile.cluster) not in seen:
-                    seen.add((block, tile.cluster))
-                    bits += info.bits
-            found.append(bits / share)
-        return found
-
-    def _lasts(self, tile: int, core: int) -> float:
-        return max(self.problem.cost(tile, core).cycles, self.loads[tile])
-
-    def _choice(self, cluster: int) -> _Choice:
-        cores = self.problem.candidates[cluster]
-        if cores not in self.choices:
-            types = tuple(self.problem.cores[core].type.name for core in cores)
-            self.choices[cores] = _Choice(cores=np.array(cores), types=types)
-        return self.choices[cores]
-
-    def _best(self, cluster: int, first: int) -> int:
-        """Return the core that would be done with a cluster first."""
-        problem, cut = self.problem, self.problem.cut
-        choice = self._choice(cluster)
-        if len(choice.cores) == 1:
-            return int(choice.cores[0])
-        members = problem.cluster_tiles[cluster]
-        ready = max((self.end[before] for before in cut.predecessors[first]), default=0.0)
-        unit = problem.unit(first, 0)
-        done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
-        if self.even or (cut.tiles[first].operator in cut.tiling.early and len(members) > 1):
-            done = done + self.promised[choice.cores]
-        for block in {block for member in members for block in cut.tiles[member].reads}:
-            maker = cut.maker[block]
-            source = -1 if maker < 0 or cut.blocks[block].via_dram else self.core_of[cut.tiles[maker].cluster]
-            if source >= 0:
-                sending = self._sending(source) * cut.blocks[block].bits
-                done += np.where(self.present[block], 0.0, sending)[choice.cores]
-        if len(set(choice.types)) > 1:
-            own = {name: sum(problem.costs[member][name].cycles for member in members) for name in set(choice.types)}
-            done += np.array([own[name] for name in choice.types])
-        return int(choice.cores[int(np.argmin(done))])
-
-    def run(self) -> list[int]:
-        problem, cut = self.problem, self.problem.cut
-        for number in self.order:
-            tile = cut.tiles[number]
-            if self.core_of[tile.cluster] < 0:
-                core = self._best(tile.cluster, number)
-                self.core_of[tile.cluster] = core
-                members = problem.cluster_tiles[tile.cluster]
-                self.promised[core] += (total := sum(self._lasts(member, core) for member in members))
-                self.given[core] += total
-                for member in members:
-                    for block in cut.tiles[member].reads:
-                        self.present[block][core] = True
-            core = self.core_of[tile.cluster]
-            lasts = self._lasts(number, core)
-            start = max((self.end[before] for before in cut.predecessors[number]), default=0.0)
-            unit = problem.unit(number, core)
-            if problem.cores[core].type.array is not None:  # others serve many arrays, in turn
-                start = max(start, float(self.free[unit]))
-                # what can wait leaves the time until it starts to others
-                self.free[unit] = (self.free[unit] if self.can_wait[number] else start) + lasts
-            self.end[number] = start + lasts
-            self.promised[core] -= lasts
-        return self.core_of
-
-
-def assign(problem: Problem, order: Sequence[int] | None = None, *, even: bool = False) -> list[int]:
-    """Give each cluster a core, as the module docstring says; where `even`, promises count for all clusters.
-
-    `order` is a topological order of the tiles; without one, theirs.
-    """
-    return _Assignment(problem, range(len(problem.cut.tiles)) if order is None else order, even=even).run()
-
+from stream_mla.schedulers.assignment import can_wait
 
 PREFETCH_SHARE = 0.25
 """Of an SRAM: what its core may have loaded ahead, in the expectation; and so what it may have made ahead."""
@@ -196,7 +49,7 @@ class _Expectation:
         for number, before in enumerate(cut.predecessors):
             for other in before:
                 self.after[other].append(number)
-        self.can_wait = _can_wait(problem)
+        self.can_wait = can_wait(problem)
         self.queue: dict[int, deque[int]] = defaultdict(deque)
         """Of each unit that works in tile order: its tiles, but those that can wait."""
         self.in_order = [core.type.array is not None for core in problem.cores]
@@ -343,7 +196,8 @@ class _Expectation:
                 continue
             if number < len(self.start):
                 self.busy.discard(self.unit_of[number])
-                met = [other for other in self.after[number] if not self._send(number, other, now)]
+                sent = self._send(number, now)
+                met = [other for other in self.after[number] if other not in sent]
                 woken = [self.unit_of[number]]
             else:
                 met, woken = [number - len(self.start)], []
@@ -356,22 +210,28 @@ class _Expectation:
                 self._take(unit, now)
         return self.start, now
 
-    def _send(self, number: int, other: int, now: float) -> bool:
-        """Send what a tile made to the core of one that reads it; return whether anything must be sent."""
-        cut, core, target = self.problem.cut, self.core_of[number], self.core_of[other]
-        if core == target:
-            return False
-        reads = set(cut.tiles[other].reads)
-        blocks = [block for block in cut.tiles[number].writes if block in reads and not cut.blocks[block].via_dram]
-        route = self.problem.routes.get((core, target))
-        if not blocks or route is None:
-            return False
-        for block in blocks:
-            if (block, target) not in self.arrival:
-                end = max(now, self.linked[core, target]) + cut.blocks[block].bits * SHARE / route.demand
-                self.linked[core, target] = self.arrival[block, target] = end
-        heapq.heappush(self.events, (max(self.arrival[block, target] for block in blocks), len(self.start) + other))
-        return True
+    def _send(self, number: int, now: float) -> Collection[int]:
+        """Send what a tile made to the cores of those that read it elsewhere; return them: they wait for it."""
+        cut, core = self.problem.cut, self.core_of[number]
+        latest: dict[int, float] = {}
+        for block in cut.tiles[number].writes if cut.tiles[number].last else ():
+            if cut.blocks[block].via_dram:
+                continue
+            for user in cut.users[block]:
+                if (target := self.core_of[user]) != core and (core, target) in self.problem.routes:
+                    latest[user] = max(latest.get(user, 0.0), self._arrives(block, core, target, now))
+        for user, arrival in latest.items():
+            heapq.heappush(self.events, (arrival, len(self.start) + user))
+        return latest
+
+    def _arrives(self, block: int, core: int, target: int, now: float) -> float:
+        """Return when a block that is made now has come to another core; links carry one after the other."""
+        arrival = self.arrival.get((block, target))
+        if arrival is None:
+            cycles = self.problem.cut.blocks[block].bits * SHARE / self.problem.routes[core, target].demand
+            arrival = self.arrival[block, target] = max(now, self.linked[core, target]) + cycles
+            self.linked[core, target] = arrival
+        return arrival
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Memory-aware list scheduling: always a schedule, or the reason why there is none.
 
-Clusters get cores and tiles get an order from the times at which they are expected to run (`expectation`): group after
-group as the tiles stand, or stage by stage (`stages`) where the layer is expected to end sooner by that. Then time runs
-forward in that order (`forward`); where the order needs more memory than there is, in one in which no array works ahead
-of its turn, and then in the order of the tiles, which is made for little memory.
+Clusters get cores (`assignment`), and tiles an order from the times at which they are expected to run (`expectation`):
+group after group as the tiles stand, or stage by stage (`stages`) where the layer is expected to end sooner by that.
+Then time runs forward in that order (`forward`); where the order needs more memory than there is, in the order of the
+tiles, which is made for little memory, or in one between the two.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,8 +12,9 @@ from math import inf
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.assignment import assign
 from stream_mla.schedulers.balance import balanced
-from stream_mla.schedulers.expectation import Turns, assign, expected
+from stream_mla.schedulers.expectation import Turns, expected
 from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.ranks import rank_order
 from stream_mla.schedulers.remaining import BeatenError
@@ -24,6 +25,9 @@ SOONER = 0.01
 """Stage by stage must be expected to end sooner by this share: it needs more memory."""
 FEW = 3000
 """With up to so many tiles both are tried, which takes about a second."""
+MANY = 20_000
+"""With more tiles than this, the order that takes least memory comes first: where it does not fit, nothing will, and
+to expect when tiles run would have taken most of the time."""
 
 
 @uncollected
@@ -33,9 +37,15 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
     in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
     """
-    plans = _plans(problem)
-    best: Schedule | None = None
     beaten: BeatenError | None = None
+    best: Schedule | None = None
+    if len(problem.cut.tiles) > MANY:
+        try:
+            best = Forward(problem, activities(problem, assign(problem))).run(limit)
+            limit = best.latency_cycles - 1
+        except BeatenError as error:
+            beaten = error
+    plans = _plans(problem)
     for cores, order in plans:
         try:
             best = Forward(problem, activities(problem, cores), order).run(limit)
@@ -50,31 +60,35 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
         return best
     if beaten is not None:
         raise beaten
-    cores = assign(problem)
+    return _with_little_memory(problem, plans[-1][0], limit)
+
+
+def _with_little_memory(problem: Problem, cores: Sequence[int], limit: float) -> Schedule:
+    """Return a schedule in the order of the tiles, or a faster one that takes more memory, if there is room for it."""
     acts = activities(problem, cores)
     try:
+        best = Forward(problem, acts).run(limit)
+    except BeatenError:
         return Forward(problem, acts, expected(problem, cores, turns=Turns.KEPT).order).run(limit)
-    except StreamMlaError:
-        return Forward(problem, acts).run(limit)
+    try:
+        order = expected(problem, cores, turns=Turns.KEPT).order
+        return Forward(problem, acts, order).run(best.latency_cycles - 1)
+    except (StreamMlaError, BeatenError):
+        return best
 
 
 def _plans(problem: Problem) -> list[tuple[Sequence[int], Sequence[int]]]:
     """Return cores and an order of the tiles, of each way that is worth trying, the best first."""
     cores = assign(problem)
     groups = expected(problem, cores)
-    if not _has_stages(problem):
-        return [(cores, groups.order)]
     by_stage = stage_order(problem.cut)
+    if by_stage == list(range(len(by_stage))):
+        return [(cores, groups.order)]
     others = assign(problem, by_stage)
     stages = expected(problem, others, by_stage)
     sooner = stages.cycles < groups.cycles * (1 - SOONER)
     plans: list[tuple[Sequence[int], Sequence[int]]] = [(others, stages.order), (cores, groups.order)]
     return plans if sooner else plans[::-1] if len(by_stage) <= FEW else plans[1:]
-
-
-def _has_stages(problem: Problem) -> bool:
-    """Whether stage by stage is another order than that of the tiles."""
-    return stage_order(problem.cut) != list(range(len(problem.cut.tiles)))
 
 
 def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
@@ -87,13 +101,14 @@ def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iter
     ranked, first = rank_order(problem), assign(problem)
     even, balance = assign(problem, even=True), balanced(problem, first)
     both = Turns.FILL, Turns.AHEAD
-    by_stages = len(problem.cut.tiles) > FEW and _has_stages(problem)
+    by_stages = len(problem.cut.tiles) > FEW and stage_order(problem.cut) != list(range(len(problem.cut.tiles)))
     orders = (expected(problem, first, turns=turns).order for turns in (both if by_stages else both[:1]))
     tries: list[tuple[Sequence[int], Iterable[Sequence[int] | None]]] = [(first, (None, *orders, ranked))]
     if even != first:
         tries.append((even, (None, *(expected(problem, even, turns=turns).order for turns in both), ranked)))
-    if balance not in (first, even):
-        tries.append((balance, (expected(problem, balance).order,)))
+    for others in (balance, assign(problem, gather=True)):
+        if others not in [cores for cores, _ in tries]:
+            tries.append((others, (expected(problem, others).order,)))
     for cores, orders in tries:
         acts = activities(problem, cores)
         for order in orders:

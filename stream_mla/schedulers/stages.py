@@ -14,16 +14,20 @@ from stream_mla.tiling import TileGraph
 def stages(cut: TileGraph) -> dict[str, int]:
     """Number the stage of each operator: the most stages that must come before."""
     joined = cut.graph.local | cut.tiling.local | cut.tiling.inline
+    operator_of = [tile.operator for tile in cut.tiles]
+    made = [operator_of[maker] if maker >= 0 else "" for maker in cut.maker]
+    joins = [block.tensor in joined for block in cut.blocks]
+    pairs = {
+        (made[block], operator_of[user], joins[block]): None
+        for block, users in enumerate(cut.users)
+        if made[block]
+        for user in users
+    }
     feeds: nx.DiGraph[str] = nx.DiGraph()
-    feeds.add_nodes_from(dict.fromkeys(tile.operator for tile in cut.tiles))
+    feeds.add_nodes_from(dict.fromkeys(operator_of))
+    feeds.add_edges_from((before, after) for before, after, _ in pairs if before != after)
     together = feeds.copy()
-    for tile in cut.tiles:
-        for block in tile.reads:
-            if cut.maker[block] >= 0 and (before := cut.tiles[cut.maker[block]].operator) != tile.operator:
-                feeds.add_edge(before, tile.operator)
-                if cut.blocks[block].tensor in joined:
-                    together.add_edge(tile.operator, before)
-    together.add_edges_from(feeds.edges)
+    together.add_edges_from((after, before) for before, after, joined in pairs if joined and before != after)
     number: dict[str, int] = {}
     parts = nx.condensation(together)
     for part in nx.topological_sort(parts):
