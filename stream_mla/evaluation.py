@@ -25,6 +25,7 @@ from stream_mla.requirements import require
 from stream_mla.result import Result
 from stream_mla.schedule import Schedule, violations
 from stream_mla.schedulers.greedy import variants
+from stream_mla.schedulers.postpone import put_off
 from stream_mla.search import Candidate, Pool, Progress, faster, improving, products, standing, tried
 from stream_mla.simulate import replay
 from stream_mla.summary import Solved, Story, summarise
@@ -35,6 +36,8 @@ NEAR = 5e-3
 ROOM, FEW = 1e-2, 5000
 """Other orders of the best tiling are tried where its bound is lower by more than this share; where it has no more than
 so many tiles and moves, beyond the gap that ends the solver too: that takes well under a second."""
+SLIGHT = 5e-4
+"""What putting off must gain to be done again."""
 WITHIN = 1e-3
 """Latency-then-energy may exceed the best latency found by this share."""
 MOST_BLENDS = 3
@@ -112,6 +115,8 @@ class _Hunt:
         self.cap = point.latency_cap_cycles
         self.ideal = ideal_cycles(graph, point.accelerator)
         self.best: Candidate | None = None
+        self.settled: Candidate | None = None
+        """What gains nothing by being put off."""
         self.greedy_cycles = 0
         self.passes = 2 if point.objective is Objective.LATENCY_THEN_ENERGY else 1
         """Of the solver, which share its time."""
@@ -159,6 +164,20 @@ class _Hunt:
         for schedule in variants(self.best.problem, self._to_beat):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
+        if self.best.latency_cycles > self.best.bound(objective) * (1 + ROOM):
+            self._put_off()
+
+    def _put_off(self) -> None:
+        """Put all steps off and let them move up again, as long as that gains."""
+        assert self.best is not None
+        gained = self.aim is Objective.LATENCY and self.best is not self.settled
+        while gained:
+            before = self.best.latency_cycles
+            later = replace(self.best, schedule=put_off(self.best.problem, self.best.schedule), checked=False)
+            self._consider(self._checked(later))
+            self._say("put off, ")
+            gained = self.best.latency_cycles < before * (1 - SLIGHT)
+        self.settled = self.best
 
     def _to_beat(self) -> float:
         """Cycles that a better schedule may take."""
@@ -242,6 +261,8 @@ class _Hunt:
         value = first.value(self.aim)
         if self.point.time_limit_s == 0 or value - first.bound(self.aim) <= value * self.point.gap_limit:
             return
+        self._put_off()
+        first = self.best
         if first.steps > MOST_ACTIVITIES:
             if self.aim is Objective.LATENCY and first.steps <= MOST_IN_WINDOWS:
                 self._improve_windows(first)

@@ -16,9 +16,9 @@ from stream_mla.problem import Problem, activities
 from stream_mla.result import Status
 from stream_mla.schedule import Schedule, violations
 from stream_mla.schedulers.forward import Forward
-from stream_mla.schedulers.postpone import postponed
-from stream_mla.schedulers.steps import read_steps, times
-from stream_mla.schedulers.windows import Improved, improve_windows, moved
+from stream_mla.schedulers.postpone import postponed, put_off
+from stream_mla.schedulers.steps import moved, read_steps, times
+from stream_mla.schedulers.windows import Improved, improve_windows
 from stream_mla.simulate import replay
 from stream_mla.workload import Workload
 from tests.helpers import Step, block, core_type, hand_problem, machine
@@ -85,6 +85,7 @@ def test_small_problems_stay_valid_and_do_not_beat_the_optimum(make: Maker) -> N
         assert np.all(later.start >= times(first).start), seed
         assert int(later.done.max()) == first.latency_cycles, seed
         assert violations(problem, moved(first, steps, later.start)) == [], seed
+        assert replay(problem, put_off(problem, first)).latency_cycles <= first.latency_cycles, seed
         found = _improved(problem, first, seconds=0.3)
         assert violations(problem, found.schedule) == [], seed
         assert exhaustive(problem, choices(problem)) <= found.schedule.latency_cycles <= first.latency_cycles, seed

@@ -34,7 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--machines", nargs="+", choices=MACHINES, default=list(MACHINES))
     parser.add_argument("--blocks", nargs="+", choices=names, default=names)
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 16384])
-    parser.add_argument("--time-limit", type=float, default=5.0, help="seconds of the solver (default 5)")
+    parser.add_argument("--time-limit", type=float, default=0.0, help="seconds of the solver (default 0)")
     parser.add_argument("--stream", choices=["auto", "kept"], default="auto", help="whether to run Stream")
     parser.add_argument("--again", action="store_true", help="ask Stream again what it answered before")
     parser.add_argument("--out", type=Path, default=RESULTS)

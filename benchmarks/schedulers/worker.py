@@ -27,8 +27,9 @@ from stream_mla.point import Point
 from stream_mla.problem import Problem, price
 from stream_mla.result import Result
 from stream_mla.schedule import Schedule, violations
+from stream_mla.search import MOST_TILES
 from stream_mla.simulate import replay
-from stream_mla.tiling import Tiling, tile
+from stream_mla.tiling import Tiling, tile, tile_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,8 @@ def _heft_first(point: Point, _tiling: Path) -> tuple[Measured, Facts | None]:
     graph = lower(point.workload, point.scheme)
     why = "no tiling"
     for number, tiling in enumerate(plans(graph, point.accelerator, {}, point.policy)):
+        if tile_count(graph, tiling) > MOST_TILES:
+            continue
         problem = _priced(point, tiling)
         try:
             schedule, _, note = heft(problem)

@@ -5,7 +5,7 @@ do, so it is read once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,3 +161,29 @@ def _touches(problem: Problem, schedule: Schedule) -> tuple[tuple[Touch, ...], .
         source = () if move.source == OFF_CHIP else (Touch(copy=move.source, arrival=False, opens=False),)
         found.append((*source, *(Touch(copy=copy, arrival=True, opens=True) for copy in move.filled)))
     return tuple(found)
+
+
+def moved(schedule: Schedule, steps: Steps, start: Cycles) -> Schedule:
+    """Return the schedule with other starts, and all that follows from them."""
+    starts: list[int] = start.tolist()
+    ends = [begin + cycles for begin, cycles in zip(starts, steps.cycles, strict=True)]
+    arrivals = [end + latency for end, latency in zip(ends, steps.latency, strict=True)]
+    held_from = [max(arrivals)] * len(schedule.held)
+    held_to = [0] * len(schedule.held)
+    for begin, end, arrival, touches in zip(starts, ends, arrivals, steps.touches, strict=True):
+        for touch in touches:
+            held_from[touch.copy] = min(held_from[touch.copy], begin)
+            held_to[touch.copy] = max(held_to[touch.copy], arrival if touch.arrival else end)
+    return Schedule(
+        runs=tuple(
+            replace(run, start=begin, end=end) for run, begin, end in zip(schedule.runs, starts, ends, strict=False)
+        ),
+        moves=tuple(
+            replace(move, start=starts[step], end=ends[step], arrival=arrivals[step])
+            for step, move in enumerate(schedule.moves, start=steps.runs)
+        ),
+        held=tuple(
+            replace(copy, start=begin, end=end)
+            for copy, begin, end in zip(schedule.held, held_from, held_to, strict=True)
+        ),
+    )

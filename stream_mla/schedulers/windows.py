@@ -5,9 +5,6 @@ asks for times that let all of it begin sooner (`cp_sat_window`). A gain is sett
 move up; so the schedule never gets worse. Windows begin at random. They grow while they are solved to the end without a
 gain, and shrink where they are not solved in time.
 
-Before that, everything is put off and moves up again as long as this gains (forward-backward improvement): that costs
-no more than a replay.
-
 All that decides is counted in steps and in the solver's deterministic time, so a seed repeats the search exactly
 (unless the clock, as a last resort, ends it first). The cost of a round depends on the window and what follows it
 within `REACH` times its steps, not on the whole; that of a gain does.
@@ -16,7 +13,7 @@ within `REACH` times its steps, not on the whole; that of a gain does.
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,7 +21,7 @@ from stream_mla.problem import Problem
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.cp_sat_window import Found, solve_window
 from stream_mla.schedulers.postpone import postponed
-from stream_mla.schedulers.steps import Cycles, Steps, read_steps, times
+from stream_mla.schedulers.steps import Cycles, moved, read_steps, times
 
 FEWEST, FIRST, MOST = 20, 60, 300
 """Steps of a window: at least, at first, at most. With more, CP-SAT rarely proves anything in `WORK`."""
@@ -71,7 +68,7 @@ def improve_windows(
         while search.cycles > lower_bound_cycles and search.vain < PATIENCE:
             if search.spent >= time_limit_s or time.perf_counter() >= deadline:
                 break
-            if search.justify() if search.justifying else search.round():
+            if search.round():
                 progress(search.cycles)
     except KeyboardInterrupt:
         interrupted = True
@@ -84,7 +81,6 @@ class _Search:
         self.random = random.Random(seed)
         self.steps = read_steps(problem, schedule)
         self.width = float(FIRST)
-        self.justifying = True
         self.spent = SETTLE_S * len(self.steps.cycles)
         self.rounds = self.gains = self.vain = 0
         self._read(schedule)
@@ -102,12 +98,6 @@ class _Search:
         instants = [int(self.times.start[self.order[min(first + n, count - 1)]]) for n in (0, width, width * REACH)]
         end = self.cycles if first + width >= count else instants[1]
         return instants[0], end, self.cycles if first + width * REACH >= count else max(instants[2], end)
-
-    def justify(self) -> bool:
-        """Put off all steps and let them move up again, in the order that this leaves them in."""
-        later = postponed(self.problem, self.steps, self.times, 0, self.cycles)
-        self.justifying = self._settled(later.start)
-        return self.justifying
 
     def _settled(self, start: Cycles) -> bool:
         """Replay the schedule with other starts; return whether that made it shorter."""
@@ -134,29 +124,3 @@ class _Search:
         self.width *= GROW if found.proven and not found.gain else 1.0 if found.gain else SHRINK
         self.width = min(max(self.width, FEWEST), MOST)
         return found.gain > 0 and self._settled(found.start)
-
-
-def moved(schedule: Schedule, steps: Steps, start: Cycles) -> Schedule:
-    """Return the schedule with other starts, and all that follows from them."""
-    starts: list[int] = start.tolist()
-    ends = [begin + cycles for begin, cycles in zip(starts, steps.cycles, strict=True)]
-    arrivals = [end + latency for end, latency in zip(ends, steps.latency, strict=True)]
-    held_from = [max(arrivals)] * len(schedule.held)
-    held_to = [0] * len(schedule.held)
-    for begin, end, arrival, touches in zip(starts, ends, arrivals, steps.touches, strict=True):
-        for touch in touches:
-            held_from[touch.copy] = min(held_from[touch.copy], begin)
-            held_to[touch.copy] = max(held_to[touch.copy], arrival if touch.arrival else end)
-    return Schedule(
-        runs=tuple(
-            replace(run, start=begin, end=end) for run, begin, end in zip(schedule.runs, starts, ends, strict=False)
-        ),
-        moves=tuple(
-            replace(move, start=starts[step], end=ends[step], arrival=arrivals[step])
-            for step, move in enumerate(schedule.moves, start=steps.runs)
-        ),
-        held=tuple(
-            replace(copy, start=begin, end=end)
-            for copy, begin, end in zip(schedule.held, held_from, held_to, strict=True)
-        ),
-    )
