@@ -26,8 +26,8 @@ SOONER = 0.01
 FEW = 3000
 """With up to so many tiles both are tried, which takes about a second."""
 MANY = 20_000
-"""With more tiles than this, the order that takes least memory comes first: where it does not fit, nothing will, and
-to expect when tiles run would have taken most of the time."""
+"""With more tiles than this, or than `FEW` where there is a schedule to beat, the order that takes least memory comes
+first: where it does not fit, nothing will, and to expect when tiles run would have taken most of the time."""
 
 
 @uncollected
@@ -39,7 +39,7 @@ def greedy(problem: Problem, limit: float = inf) -> Schedule:
     """
     beaten: BeatenError | None = None
     best: Schedule | None = None
-    if len(problem.cut.tiles) > MANY:
+    if len(problem.cut.tiles) > (MANY if limit == inf else FEW):
         try:
             best = Forward(problem, activities(problem, assign(problem))).run(limit)
             limit = best.latency_cycles - 1
