@@ -36,8 +36,8 @@ NEAR = 5e-3
 ROOM, FEW = 1e-2, 5000
 """Other orders of the best tiling are tried where its bound is lower by more than this share; where it has no more than
 so many tiles and moves, beyond the gap that ends the solver too: that takes well under a second."""
-SLIGHT = 5e-4
-"""What putting off must gain to be done again."""
+SLIGHT, MOST_ROUNDS = 1e-3, 4
+"""What putting off must gain to be done again, and how often it is done at most: each time costs more than a replay."""
 WITHIN = 1e-3
 """Latency-then-energy may exceed the best latency found by this share."""
 MOST_BLENDS = 3
@@ -170,13 +170,15 @@ class _Hunt:
     def _put_off(self) -> None:
         """Put all steps off and let them move up again, as long as that gains."""
         assert self.best is not None
-        gained = self.aim is Objective.LATENCY and self.best is not self.settled
-        while gained:
+        if self.aim is not Objective.LATENCY or self.best is self.settled:
+            return
+        for _ in range(MOST_ROUNDS):
             before = self.best.latency_cycles
             later = replace(self.best, schedule=put_off(self.best.problem, self.best.schedule), checked=False)
             self._consider(self._checked(later))
             self._say("put off, ")
-            gained = self.best.latency_cycles < before * (1 - SLIGHT)
+            if self.best.latency_cycles > before * (1 - SLIGHT):
+                break
         self.settled = self.best
 
     def _to_beat(self) -> float:
