@@ -218,7 +218,7 @@ def test_verbose_shows_value_bound_gap_and_seconds(capsys: Captured) -> None:
     assert any(line.startswith("cp_sat: ") for line in lines)
     for line in lines:
         beaten = r"tiling \d+: [\d,]+ tiles, not faster, \d+\.\d s"
-        found = rf"(tiling \d+: [\d,]+ tiles, |other orders, |cp_sat: ){form}"
+        found = rf"(tiling \d+: [\d,]+ tiles, |other orders, |put off, |cp_sat: ){form}"
         assert re.fullmatch(rf"{found}|{beaten}", line), line
 
 
