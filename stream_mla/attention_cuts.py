@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stream_mla.estimate import Candidates, Quantities, Reals, Setting
 from stream_mla.graph import Kind, Operator, OperatorGraph, Tensor
 from stream_mla.operator_cuts import chosen_sizes
-from stream_mla.piece_choices import Cuts, Numbers, combine, piece_sizes
+from stream_mla.piece_choices import Cuts, Numbers, combine
 from stream_mla.tile_work import OPERATIONS_PER_ELEMENT
 
 EXPANDED = ("keys", "values")
@@ -28,6 +28,8 @@ class AttentionCut:
     heads: tuple[str, ...]
     """The indices that number heads."""
     sizes: Mapping[str, int]
+    """Of the products."""
+    softmax: Mapping[str, int]
     parts: int
     """Parts of the keys."""
     kept: frozenset[str]
@@ -132,25 +134,37 @@ def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> Attent
         )
     )
     chosen = {**chosen_sizes(table.cuts[:2], best), "b": table.requests, "k": int(table.chunk[best])}
+    products, softmax = _with_softmax(setting, shape.heads, chosen)
     kept = {tensor.name for tensor in (shape.keys, shape.values) if setting.via_dram(tensor.name) and table.kept[best]}
-    return AttentionCut(heads=shape.heads, sizes=chosen, parts=int(table.parts[best]), kept=frozenset(kept))
+    return AttentionCut(
+        heads=shape.heads, sizes=products, softmax=softmax, parts=int(table.parts[best]), kept=frozenset(kept)
+    )
 
 
-def cut_softmax(setting: Setting, attention: AttentionCut) -> Mapping[str, int]:
-    """Cut softmax as the products before and after it, or where it has a core of its own finer, to stream through it.
+def _with_softmax(
+    setting: Setting, heads: Sequence[str], sizes: Mapping[str, int]
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Return the sizes of the products, and those of softmax: as theirs, or where it has a core of its own finer, to
+    stream through it.
 
-    Heads are cut before tokens.
+    Heads are cut before tokens. A piece that reaches over two tiles of the products would make them share a core: so
+    pieces of softmax fill those tiles, which take a few more tokens for that.
     """
-    sizes = dict(attention.sizes)
     if setting.machine.one_core_does_all:
-        return sizes
-    extents = setting.graph.extents
-    most = setting.vector_budget_bits // (2 * sizes["k"] * setting.graph.tensors["probs"].element_bits)
-    for index in (*attention.heads, "q"):
-        others = prod(sizes.get(other, extents[other]) for other in (*attention.heads, "q", "b") if other != index)
-        choices = piece_sizes(sizes.get(index, extents[index]))
-        sizes[index] = next((size for size in choices if size * others <= most), 1)
-    return sizes
+        return sizes, sizes
+    extents, products, finer = setting.graph.extents, dict(sizes), dict(sizes)
+    rows = max(1, setting.vector_budget_bits // (2 * sizes["k"] * setting.graph.tensors["probs"].element_bits))
+    for index in (*heads, "q"):
+        whole = finer.get(index, extents[index])
+        others = prod(finer.get(other, extents[other]) for other in (*heads, "q", "b") if other != index)
+        most = min(whole, max(1, rows // others))
+        if index == "q" and (whole == extents["q"] or "q" not in setting.forced):
+            pieces = -(-whole // most)
+            finer["q"] = -(-whole // pieces)
+            products["q"] = min(extents["q"], finer["q"] * pieces)
+        else:
+            finer[index] = next(size for size in range(most, 0, -1) if whole % size == 0)
+    return products, finer
 
 
 def _attention_shape(setting: Setting, operators: Mapping[str, Operator]) -> _Shape:
@@ -254,7 +268,7 @@ def _vector_fits(setting: Setting, table: _Table) -> NDArray[np.bool_]:
 
 
 def _softmax_pieces(setting: Setting, table: _Table) -> Numbers:
-    """Tiles of softmax for each of the products, see `cut_softmax`."""
+    """Tiles of softmax for each of the products, see `_with_softmax`."""
     if setting.machine.one_core_does_all:
         return np.ones_like(table.parts)
     bits = 2 * table.rows * table.chunk * setting.graph.tensors["probs"].element_bits

@@ -9,7 +9,7 @@ import numpy as np
 
 from stream_mla.estimate import Candidates, Reals, Setting
 from stream_mla.graph import COUNTERS, Operand, Operator, gemm_indices
-from stream_mla.piece_choices import Cuts, Sizes, combine, piece_count, piece_elements, piece_sizes
+from stream_mla.piece_choices import Cuts, Sizes, combine, nested_size, piece_count, piece_elements, piece_sizes
 from stream_mla.row_parts import parts_of
 
 WORTH_PARTS = 1e-2
@@ -209,8 +209,9 @@ def outer_cut(
         return copies * sum(piece_elements(i, sizes, extents) * width for i, width in zip(whole, widths, strict=True))
 
     for index in (i for i in order if i in operator.indices and i not in setting.forced):
-        for size in piece_sizes(sizes.get(index, extents[index])):
-            sizes[index] = size
+        whole = sizes.get(index, extents[index])
+        for size in piece_sizes(whole):
+            sizes[index] = nested_size(whole, size) if whole < extents[index] else size
             enough = piece_count(order, sizes, extents) >= least_pieces
             if enough and footprint_bits() <= setting.vector_budget_bits:
                 return {i: s for i, s in sizes.items() if s < extents[i]}

@@ -27,6 +27,12 @@ def piece_sizes(extent: int, multiple: int = 1) -> list[int]:
     return sorted(sizes, reverse=True)
 
 
+def nested_size(whole: int, size: int) -> int:
+    """Largest size up to this one of which several fill a whole; this one where the next that do is not half of it."""
+    found = next(divisor for divisor in range(min(size, whole), 0, -1) if whole % divisor == 0)
+    return found if 2 * found >= size else size
+
+
 def group_choices(indices: Sequence[str], extents: Mapping[str, int], forced: Mapping[str, int]) -> list[Sizes]:
     """Sizes for a group of indices: outer indices are cut down to 1 before inner ones are cut."""
     choices: list[Sizes] = [{}]

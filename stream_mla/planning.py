@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stream_mla.accelerator import Accelerator
-from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention, cut_softmax
+from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention
 from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
 from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
 from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut, worth_parts
@@ -156,7 +156,7 @@ def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
         for name in (*ATTENTION, *way.inline)
         if name in operators
     }
-    sizes["softmax"] = dict(cut_softmax(setting, attention))
+    sizes["softmax"] = dict(attention.softmax)
     sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
     for number, operator in enumerate(graph.operators):
         if operator.name in sizes:
