@@ -16,6 +16,7 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.floors import floor_cycles
 from stream_mla.graph import OperatorGraph
+from stream_mla.holding import fullest
 from stream_mla.planning import plans
 from stream_mla.point import Point
 from stream_mla.problem import Problem, price
@@ -251,17 +252,21 @@ def _promising_first(
     point: Point, graph: OperatorGraph, enough: float, hopeless: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[Tiling, int]]:
     """Yield tilings with their floors, the lowest first; at once, while no floor can be better than `enough` and tiles
-    are few. Once that is hopeless, those that spill most come first: they need least memory.
+    are few. Those that are not expected to fit come last. Once that is hopeless, those that spill most come first: they
+    need least memory.
     """
     later: list[tuple[Tiling, int, float]] = []
+    tight: list[tuple[Tiling, int, float]] = []
     for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy):
         floor = floor_cycles(graph, point.accelerator, tiling)
         work = TILE_PRICE * tile_count(graph, tiling)
-        if not later and floor <= enough and work <= ALIKE:
+        if fullest(graph, point.accelerator, tiling) > 1:
+            tight.append((tiling, floor, floor * (1 + work)))
+        elif not later and floor <= enough and work <= ALIKE:
             yield tiling, floor
         else:
             later.append((tiling, floor, floor * (1 + work)))
-    while later:
+    while later := later or tight:
         if hopeless():
             place = min(range(len(later)), key=lambda place: (-len(later[place][0].spilled), later[place][2]))
         else:
