@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_mla.estimate import Candidates, Quantities, Reals, Setting
+from stream_mla.estimate import IN_FLIGHT, Candidates, Quantities, Reals, Setting
 from stream_mla.graph import Kind, Operator, OperatorGraph, Tensor
 from stream_mla.operator_cuts import chosen_sizes
 from stream_mla.piece_choices import Cuts, Numbers, combine
@@ -19,6 +19,10 @@ from stream_mla.tile_work import OPERATIONS_PER_ELEMENT
 
 EXPANDED = ("keys", "values")
 """Operators, and the tensors they make, that expand the cache."""
+STREAMED_SHARE = 0.5
+"""Of the memory of a core that does nothing but vector work: what scores and numerators take of it on average."""
+LEAST_IN_FLIGHT = 1.5
+"""Pieces that each array has there at least: one that is moved or worked on, and half of the next, or something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class _Shape:
     """Heads, or groups of them, have keys and values of their own."""
     row_bits: int
     """Of a cached row that is read beside keys and values: its rotary part, or all of it where it is expanded."""
+    stay_bits: int
+    """Of such a row, where keys and values are expanded inline: what each piece of the query tokens reads."""
     weight_bits: int
     """Of the weights that expand the rows, where that is inline: of all heads."""
     rank: int
@@ -153,7 +159,7 @@ def _with_softmax(
     if setting.machine.one_core_does_all:
         return sizes, sizes
     extents, products, finer = setting.graph.extents, dict(sizes), dict(sizes)
-    rows = max(1, setting.vector_budget_bits // (2 * sizes["k"] * setting.graph.tensors["probs"].element_bits))
+    rows = max(1, _streamed_bits(setting) // (sizes["k"] * setting.graph.tensors["probs"].element_bits))
     for index in (*heads, "q"):
         whole = finer.get(index, extents[index])
         others = prod(finer.get(other, extents[other]) for other in (*heads, "q", "b") if other != index)
@@ -167,15 +173,40 @@ def _with_softmax(
     return products, finer
 
 
+def _streamed_bits(setting: Setting) -> int:
+    """Bits of the largest piece of scores that streams through a core that has nothing but a vector unit.
+
+    Scores and numerators are held there while one is moved and while the vector unit works on it. All of them, each
+    for that time, are to take no more than a share of the memory in the time of the layer (Little's law): the rest is
+    for pieces that wait for their turn. At most, each array has `LEAST_IN_FLIGHT` pieces there.
+    """
+    machine, graph = setting.machine, setting.graph
+    width, scores = graph.tensors["probs"].element_bits, graph.tensors["scores"].bits
+    operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] / width
+    layer = max(setting.layer_cycles, scores * operations / machine.vector_operations_per_cycle)
+    held_cycles = 1 / machine.vector_port_bits_per_cycle
+    held_cycles += operations / machine.vector_operations_per_cycle * machine.vector_cores
+    memory = setting.vector_budget_bits * machine.array_cores * IN_FLIGHT
+    streams = STREAMED_SHARE * layer * memory / (2 * scores * held_cycles)
+    return int(min(streams, memory / machine.array_cores / LEAST_IN_FLIGHT / 2))
+
+
 def _attention_shape(setting: Setting, operators: Mapping[str, Operator]) -> _Shape:
     graph, scores, attend = setting.graph, operators["scores"], operators["attend"]
     query, keys = (graph.tensors[operand.tensor] for operand in scores.inputs[:2])
-    row_bits = weight_bits = rank = 0
+    row_bits = stay_bits = weight_bits = rank = 0
     if "keys" in setting.inline:
         cached = operators["keys"].inputs[0]
         row_bits = graph.tensors[cached.tensor].bits // (graph.extents["b"] * graph.extents["k"])
         rank = graph.extents[cached.indices[-1]]
         weight_bits = sum(graph.tensors[operators[name].inputs[1].tensor].bits for name in EXPANDED)
+        if "scores_rope" in operators:
+            rotary = operators["scores_rope"].inputs[1]
+            made = any(operand.tensor == cached.tensor for operator in graph.operators for operand in operator.outputs)
+            # what makes the rows cuts them in two; rows that are given stay whole
+            stay_bits = (
+                graph.extents[rotary.indices[-1]] * graph.tensors[rotary.tensor].element_bits if made else row_bits
+            )
     elif "scores_rope" in operators:
         rotary = operators["scores_rope"].inputs[1]
         row_bits = graph.extents[rotary.indices[-1]] * graph.tensors[rotary.tensor].element_bits
@@ -188,6 +219,7 @@ def _attention_shape(setting: Setting, operators: Mapping[str, Operator]) -> _Sh
         width=graph.extents[attend.outputs[0].indices[-1]],
         per_head="h" in scores.inputs[1].indices or "g" in scores.inputs[1].indices,
         row_bits=row_bits,
+        stay_bits=stay_bits,
         weight_bits=weight_bits,
         rank=rank,
     )
@@ -242,7 +274,8 @@ def _footprint_bits(graph: OperatorGraph, shape: _Shape, table: _Table) -> Quant
     the context of the rows twice: as running sums, and finished.
 
     Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
-    of the tile's heads. Where they are kept, all of them are there, and half of the next ones if these are loaded.
+    of the tile's heads. Where they are kept, all of them are there, with what each piece of the query tokens reads of
+    the rows, and half of the next ones if these are loaded.
     """
     probs_bits = graph.tensors["probs"].element_bits
     state_bits = shape.width * (graph.partial_bits + graph.tensors["context"].element_bits)
@@ -255,6 +288,7 @@ def _footprint_bits(graph: OperatorGraph, shape: _Shape, table: _Table) -> Quant
         table.rows * (shape.depth * shape.query.element_bits + state_bits)
         + held * table.copies * shape.key_bits
         + rows_held * table.requests * shape.row_bits
+        + np.where(table.kept, table.part * table.requests * shape.stay_bits, 0)
         + 3 * table.rows * table.chunk * probs_bits
         + table.heads * shape.weight_bits // heads
     )
@@ -264,15 +298,15 @@ def _vector_fits(setting: Setting, table: _Table) -> NDArray[np.bool_]:
     """Where softmax runs on a core of its own: whether a row of scores and of numerators fit there."""
     if setting.machine.one_core_does_all:
         return np.ones(len(table.parts), dtype=np.bool_)
-    return 2 * table.chunk * setting.graph.tensors["probs"].element_bits <= setting.vector_budget_bits
+    return table.chunk * setting.graph.tensors["probs"].element_bits <= _streamed_bits(setting)
 
 
 def _softmax_pieces(setting: Setting, table: _Table) -> Numbers:
     """Tiles of softmax for each of the products, see `_with_softmax`."""
     if setting.machine.one_core_does_all:
         return np.ones_like(table.parts)
-    bits = 2 * table.rows * table.chunk * setting.graph.tensors["probs"].element_bits
-    return -(-bits // setting.vector_budget_bits)
+    bits = table.rows * table.chunk * setting.graph.tensors["probs"].element_bits
+    return -(-bits // _streamed_bits(setting))
 
 
 def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:

@@ -15,7 +15,7 @@ from stream_mla.cost import Grid, grids
 from stream_mla.errors import InfeasibleError
 from stream_mla.graph import OperatorGraph, Role
 from stream_mla.piece_choices import Numbers
-from stream_mla.routes import OFF_CHIP, SHARE, find_routes
+from stream_mla.routes import OFF_CHIP, SHARE, Route, find_routes
 
 Reals = NDArray[np.float64]
 Quantities = Numbers | Reals
@@ -46,6 +46,8 @@ class MachineEstimate:
     vector_cores: int
     vector_operations_per_cycle: int
     """Of all vector units."""
+    vector_port_bits_per_cycle: float
+    """From a core with an array to one with a vector unit, or back: the least; as with the DRAM where none leads."""
     joined: bool
     """Every core reaches every other, and not much slower than through the DRAM."""
     one_core_does_all: bool
@@ -118,6 +120,7 @@ def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
         vector_sram_bits=min(core.type.sram.capacity for core in vectors),
         vector_cores=len(vectors),
         vector_operations_per_cycle=sum(c.type.vector.operations_per_cycle for c in vectors if c.type.vector),
+        vector_port_bits_per_cycle=_vector_port(accelerator, routes) / SHARE,
         joined=all(
             (a, b) in routes and routes[a, b].demand >= routes[OFF_CHIP, b].demand * JOINED_RATE
             for a in numbers
@@ -136,6 +139,16 @@ def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
         systolic=array.delivery is Delivery.SYSTOLIC,
         dataflows=array.dataflows,
         rates=tuple(sorted((p.operand, p.macs_per_element) for p in array.precisions)),
+    )
+
+
+def _vector_port(accelerator: Accelerator, routes: Mapping[tuple[int, int], Route]) -> int:
+    """Return the least rate between the cores of each kind, either way."""
+    arrays = [n for n, core in enumerate(accelerator.cores) if core.type.array is not None]
+    vectors = [n for n, core in enumerate(accelerator.cores) if core.type.vector is not None]
+    ends = [pair for a in arrays for v in vectors for pair in ((a, v), (v, a)) if a != v]
+    return min(
+        [routes.get(pair, routes[OFF_CHIP, pair[1]]).demand for pair in ends], default=routes[OFF_CHIP, 0].demand
     )
 
 

@@ -29,9 +29,21 @@ def fullest(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> f
     shapes = _Shapes(graph=spread_cut(graph, tiling.row_parts, tiling.sizes), tiling=tiling)
     arrays = [core.type.sram.capacity for core in accelerator.array_cores()]
     others = [core.type.sram.capacity for core in accelerator.vector_cores() if core.type.array is None]
-    need = shapes.working_bits(vector=not others) + shapes.waiting_bits(len(arrays))
+    need = shapes.working_bits(vector=not others) + sum(waiting_bits(graph, accelerator, tiling).values())
     share = need / min(arrays)
     return max(share, shapes.vector_bits() / min(others)) if others else share
+
+
+def waiting_bits(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> dict[str, int]:
+    """Return the bits of each tensor that wait on a core with an array, of those that stay on chip."""
+    shapes = _Shapes(graph=spread_cut(graph, tiling.row_parts, tiling.sizes), tiling=tiling)
+    cores = len(list(accelerator.array_cores()))
+    return {
+        name: shapes.waiting_bits(name, cores)
+        for name, tensor in shapes.graph.tensors.items()
+        if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
+        and name not in tiling.spilled | shapes.graph.local | tiling.local
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +101,7 @@ class _Shapes:
             bits: dict[str, int] = {}
             for operand in (*operator.reads, *operator.outputs):
                 size = self.tile_bits(operator, operand)
-                if operand.tensor in self.tiling.together:
+                if self._kept(operator, operand):
                     size = size // self.piece(operator, "k") * -(-self.graph.extents["k"] // self.tiling.parts)
                 elif operand in operator.reads and self.via_dram(operand.tensor):
                     size *= 2
@@ -100,22 +112,17 @@ class _Shapes:
                 largest = max(largest, sum(bits.values()))
         return max(largest, sum(fused.values()))
 
-    def waiting_bits(self, cores: int) -> int:
-        """Bits of all that waits on a core for the operators that use it."""
-        total = 0
-        for name, tensor in self.graph.tensors.items():
-            if self.via_dram(name) or name in self.graph.local | self.tiling.local or tensor.role is Role.OUTPUT:
-                continue
-            makers = [(o, x) for o in self.graph.operators for x in o.outputs if x.tensor == name]
-            users = [(o, x) for o in self.graph.operators for x in o.reads if x.tensor == name]
-            total += self._waiting(makers, users, cores)
-        return total
+    def _kept(self, operator: Operator, operand: Operand) -> bool:
+        """Whether all keys of a part stay, for one piece of the query tokens after the other."""
+        if operand.tensor in self.tiling.together:
+            return True
+        several = "q" in operator.indices and self.piece(operator, "q") < self.graph.extents["q"]
+        return bool(self.tiling.inline) and several and "k" in operand.indices and "q" not in operand.indices
 
-    def _waiting(
-        self, makers: Iterable[tuple[Operator, Operand]], users: Iterable[tuple[Operator, Operand]], cores: int
-    ) -> int:
+    def waiting_bits(self, tensor: str, cores: int) -> int:
         """Bits of one tensor that wait on a core: of each of its parts, as it is made."""
-        users = list(users)
+        makers = [(o, x) for o in self.graph.operators for x in o.outputs if x.tensor == tensor]
+        users = [(o, x) for o in self.graph.operators for x in o.reads if x.tensor == tensor]
         total = 0
         for maker, made in makers:
             elements = 1
@@ -130,7 +137,9 @@ class _Shapes:
         """Whether all of a tensor along an index is there at once, as heads come one after the other."""
         for user, operand in users:
             again = any(
-                head in user.indices and head not in operand.indices and self.piece(user, head) < self.graph.extents[head]
+                head in user.indices
+                and head not in operand.indices
+                and self.piece(user, head) < self.graph.extents[head]
                 for head in HEADS
             )
             added = index in HEADS and not any(index in made.indices for made in user.outputs)
