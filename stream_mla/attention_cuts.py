@@ -22,7 +22,7 @@ EXPANDED = ("keys", "values")
 STREAMED_SHARE = 0.5
 """Of the memory of a core that does nothing but vector work: what scores and numerators take of it on average."""
 LEAST_IN_FLIGHT = 1.5
-"""Pieces that each array has there at least: one that is moved or worked on, and half of the next, or something else."""
+"""Pieces that each array has there at least: one that is moved or worked on, and half of the next, or else."""
 
 
 @dataclass(frozen=True, kw_only=True)

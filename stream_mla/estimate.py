@@ -254,6 +254,8 @@ class Way:
     sharing: bool
     row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Contraction -> parts of its rows."""
+    too_large: frozenset[str] = frozenset()
+    """Activations that leave the chip although others stay: there is no room for them to wait."""
 
 
 def scaled_setting(
@@ -283,7 +285,10 @@ def scaled_setting(
             if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
             and (way.spill is Spill.ALL or name not in graph.local | way.inline)
             and (
-                way.spill is Spill.ALL or (way.spill is Spill.LARGE and tensor.bits > small_bits) or not machine.joined
+                way.spill is Spill.ALL
+                or (way.spill is Spill.LARGE and tensor.bits > small_bits)
+                or name in way.too_large
+                or not machine.joined
             )
         ),
         inline=way.inline,

@@ -9,13 +9,14 @@ and its bounds hold for the tiling that is chosen here. Sizes given by the user 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention
 from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
 from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
+from stream_mla.holding import fullest, waiting_bits
 from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut, worth_parts
 from stream_mla.piece_choices import Sizes
 from stream_mla.policy import Fusion, Policy, Prefetch
@@ -47,21 +48,50 @@ def plans(
     if heads not in forced:
         wanted = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
         groups += [size for size in dict.fromkeys(wanted) if size]
-    given = _given_row_parts(graph, forced)
     seen: list[Tiling] = []
     for scale in SCALES:
         for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
-            setting = scaled_setting(graph, machine, sizes, scale, way)
-            attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
-            for parts in _row_parts(setting, way, attention, given):
-                parted = spread(graph, parts)
-                spreading = replace(way, row_parts=parts)
-                setting = scaled_setting(parted, machine, sizes, scale, spreading)
-                tiling = _under(policy, parted, _plan(setting, spreading, attention))
-                if tiling not in seen:
-                    seen.append(tiling)
-                    yield tiling
+
+            def plan(way: Way, sizes: Mapping[str, int] = sizes, scale: float = scale) -> Iterable[Tiling]:
+                return _tilings(lambda graph, way: scaled_setting(graph, machine, sizes, scale, way), graph, way, policy)
+
+            new = [tiling for tiling in plan(way) if tiling not in seen]
+            if new and scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
+                new += [tiling for tiling in _with_room(graph, accelerator, new[0], way, plan) if tiling not in seen]
+            seen += new
+            yield from new
+
+
+def _tilings(
+    setting_of: Callable[[OperatorGraph, Way], Setting], graph: OperatorGraph, way: Way, policy: Policy
+) -> Iterable[Tiling]:
+    """Yield the tilings of one way, with the rows of some contractions in parts and without."""
+    setting = setting_of(graph, way)
+    attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
+    for parts in _row_parts(setting, way, attention, _given_row_parts(graph, setting.forced)):
+        parted = spread(graph, parts)
+        spreading = replace(way, row_parts=parts)
+        yield _under(policy, parted, _plan(setting_of(parted, spreading), spreading, attention))
+
+
+def _with_room(
+    graph: OperatorGraph,
+    accelerator: Accelerator,
+    tiling: Tiling,
+    way: Way,
+    plan: Callable[[Way], Iterable[Tiling]],
+) -> Iterable[Tiling]:
+    """Return tilings that spill what takes most room, one tensor after the other, until the rest is expected to fit."""
+    found = [tiling]
+    while fullest(graph, accelerator, found[0]) > 1:
+        waiting = waiting_bits(graph, accelerator, found[0])
+        largest = max(waiting, key=lambda name: waiting[name], default="")
+        if not largest or not waiting[largest] or largest in way.too_large:
+            return []
+        way = replace(way, too_large=way.too_large | {largest})
+        found = list(plan(way))
+    return found
 
 
 def _ways(graph: OperatorGraph, groups: Sequence[int | None], policy: Policy) -> Iterable[tuple[int | None, Way]]:
