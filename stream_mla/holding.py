@@ -119,6 +119,15 @@ class _Shapes:
         several = "q" in operator.indices and self.piece(operator, "q") < self.graph.extents["q"]
         return bool(self.tiling.inline) and several and "k" in operand.indices and "q" not in operand.indices
 
+    def made(self, operator: Operator, index: str) -> int:
+        """Return how much of an index an operator makes at once: vector work follows what it works on."""
+        largest = self.piece(operator, index)
+        for operand in operator.reads if operator.kind not in CONTRACTIONS else ():
+            if index in operand.indices and not self.via_dram(operand.tensor):
+                makers = (o for o in self.graph.operators for x in o.outputs if x.tensor == operand.tensor)
+                largest = max(largest, *(self.piece(maker, index) for maker in makers))
+        return largest
+
     def waiting_bits(self, tensor: str, cores: int) -> int:
         """Bits of one tensor that wait on a core: of each of its parts, as it is made."""
         makers = [(o, x) for o in self.graph.operators for x in o.outputs if x.tensor == tensor]
@@ -128,7 +137,7 @@ class _Shapes:
             elements = 1
             for index in made.indices:
                 whole = self.graph.extents[index]
-                pieces = [self.piece(maker, index)] + [self.piece(u, index) for u, _ in users if index in u.indices]
+                pieces = [self.made(maker, index)] + [self.piece(u, index) for u, _ in users if index in u.indices]
                 elements *= whole if index not in COUNTERS and self._stays(index, users, cores) else max(pieces)
             total += elements * self.element_bits(maker, made)
         return total

@@ -179,10 +179,17 @@ def cut_composite(setting: Setting, producer: Operator, consumer: Operator) -> t
     return chosen_sizes(cuts[:3], best), chosen_sizes(cuts, best)
 
 
-def cut_vector(setting: Setting, operator: Operator) -> Sizes:
-    """Cut a norm or RoPE over heads, tokens and batch, never over its last axis."""
+def cut_vector(setting: Setting, operator: Operator, query_tokens: int | None) -> Sizes:
+    """Cut a norm or RoPE over heads, tokens and batch, never over its last axis.
+
+    `query_tokens` are those of a tile of attention, which may lie on another core than the next. Where queries are made
+    on a core that has nothing but a vector unit, no piece reaches over two of them: what it makes for the later one
+    would wait there until that runs.
+    """
     free = [index for index in ("h", "g", "j", "q", "b") if index in operator.inputs[0].indices[:-1]]
-    return outer_cut(setting, operator, free)
+    per_head = "h" in free or "j" in free
+    start = {"q": query_tokens} if per_head and query_tokens and not setting.machine.one_core_does_all else {}
+    return outer_cut(setting, operator, free, start=start)
 
 
 def outer_cut(

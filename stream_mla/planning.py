@@ -29,6 +29,8 @@ CONTEXT_PARTS = frozenset({"context_part", "context_stats"})
 """What a part of the keys leaves for the merge."""
 SCORES = frozenset({"scores", "probs", "probs_stats"})
 """What passes between array and vector unit for each chunk of keys."""
+ROOMY = 0.75
+"""Of a memory: what a plan made to fit may be expected to need, so that tiles still find room before their turn."""
 SCALES = (1.0, 0.5, 0.25, 0.1)
 """Shares of the memories that plans are made for: what they hold beside one operator's tiles is not foreseen."""
 
@@ -82,9 +84,11 @@ def _with_room(
     way: Way,
     plan: Callable[[Way], Iterable[Tiling]],
 ) -> Iterable[Tiling]:
-    """Return tilings that spill what takes most room, one tensor after the other, until the rest is expected to fit."""
+    """Return tilings that spill what takes most room, one tensor after the other, until there is enough for the rest."""
+    if fullest(graph, accelerator, tiling) <= 1:
+        return []
     found = [tiling]
-    while fullest(graph, accelerator, found[0]) > 1:
+    while fullest(graph, accelerator, found[0]) > ROOMY:
         waiting = waiting_bits(graph, accelerator, found[0])
         largest = max(waiting, key=lambda name: waiting[name], default="")
         if not largest or not waiting[largest] or largest in way.too_large:
@@ -200,7 +204,7 @@ def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
         elif operator.kind is Kind.SUM:
             sizes[operator.name] = cut_sum(setting, operator, sizes[graph.operators[number - 1].name])
         elif operator.kind in (Kind.NORM, Kind.ROPE):
-            sizes[operator.name] = cut_vector(setting, operator)
+            sizes[operator.name] = cut_vector(setting, operator, None if attention.kept else attention.sizes.get("q"))
     return Tiling(
         sizes=sizes,
         parts=attention.parts,
