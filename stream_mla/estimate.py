@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stream_mla.accelerator import Accelerator, Dataflow, Delivery
 from stream_mla.cost import Grid, grids
 from stream_mla.errors import InfeasibleError
-from stream_mla.graph import OperatorGraph, Role
+from stream_mla.graph import Operator, OperatorGraph, Role
 from stream_mla.piece_choices import Numbers
 from stream_mla.routes import OFF_CHIP, SHARE, Route, find_routes
 
@@ -22,6 +22,8 @@ Quantities = Numbers | Reals
 
 TILE_SHARE = 0.55
 """Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
+ALONE_SHARE = 0.8
+"""The same where all that an operator reads comes from the DRAM, and all that it makes goes there: nothing waits."""
 SMALL_SHARE = 1 / 10
 """A tensor up to this share of an SRAM stays on chip whole."""
 IN_FLIGHT = 2
@@ -202,6 +204,12 @@ class Setting:
     def via_dram(self, tensor: str) -> bool:
         """Whether consumers read a tensor from DRAM."""
         return tensor in self.spilled or self.graph.tensors[tensor].role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
+
+    def room_bits(self, operator: Operator) -> int:
+        """Return the budget of an operator: more where nothing of it waits on chip, from the DRAM or on its way there."""
+        places = [operand.tensor for operand in (*operator.reads, *operator.outputs)]
+        alone = all(self.via_dram(name) or self.graph.tensors[name].role is Role.OUTPUT for name in places)
+        return int(self.budget_bits * (ALONE_SHARE / TILE_SHARE if alone else 1))
 
     def loads_bits(self, tensor: str, again: Numbers, clusters: Numbers) -> Reals:
         """Estimate bits read from DRAM: the tensor `again` times, or once per core with work if it is small."""

@@ -114,6 +114,8 @@ class _Shapes:
 
     def _kept(self, operator: Operator, operand: Operand) -> bool:
         """Whether all keys of a part stay, for one piece of the query tokens after the other."""
+        if operand not in operator.reads:
+            return False
         if operand.tensor in self.tiling.together:
             return True
         several = "q" in operator.indices and self.piece(operator, "q") < self.graph.extents["q"]

@@ -96,7 +96,7 @@ def _contractions(
         tiles=tiles,
         clusters=columns * chains,
         footprint_bits=footprint,
-        fits=footprint <= setting.budget_bits,
+        fits=footprint <= setting.room_bits(operator),
     )
 
 
