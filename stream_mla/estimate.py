@@ -23,7 +23,7 @@ Quantities = Numbers | Reals
 TILE_SHARE = 0.55
 """Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
 ALONE_SHARE = 0.8
-"""The same where all that an operator reads comes from the DRAM, and all that it makes goes there: nothing waits."""
+"""The same where nothing else runs on a core meanwhile, less the small tensors that stay on chip."""
 SMALL_SHARE = 1 / 10
 """A tensor up to this share of an SRAM stays on chip whole."""
 IN_FLIGHT = 2
@@ -200,16 +200,23 @@ class Setting:
     """Activations made just before they are used, on the core that uses them."""
     sharing: bool
     """Whether one load may serve several clusters of a core."""
+    alone: frozenset[str] = frozenset()
+    """Contractions beside which nothing else runs on a core: all their operands come from the DRAM or go there."""
 
     def via_dram(self, tensor: str) -> bool:
         """Whether consumers read a tensor from DRAM."""
         return tensor in self.spilled or self.graph.tensors[tensor].role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
 
     def room_bits(self, operator: Operator) -> int:
-        """Return the budget of an operator: more where nothing of it waits on chip, from the DRAM or on its way there."""
-        places = [operand.tensor for operand in (*operator.reads, *operator.outputs)]
-        alone = all(self.via_dram(name) or self.graph.tensors[name].role is Role.OUTPUT for name in places)
-        return int(self.budget_bits * (ALONE_SHARE / TILE_SHARE if alone else 1))
+        """Return the budget of a contraction: where nothing of it waits on chip, all but what other operators leave."""
+        if operator.name not in self.alone:
+            return self.budget_bits
+        kept = (
+            tensor.bits
+            for tensor in self.graph.tensors.values()
+            if tensor.role is Role.ACTIVATION and tensor.bits <= self.small_bits and tensor.name not in self.spilled
+        )
+        return max(self.budget_bits, int(self.budget_bits * ALONE_SHARE / TILE_SHARE) - sum(kept))
 
     def loads_bits(self, tensor: str, again: Numbers, clusters: Numbers) -> Reals:
         """Estimate bits read from DRAM: the tensor `again` times, or once per core with work if it is small."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from stream_mla.accelerator import Accelerator
 from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention
 from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
-from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, gemm_indices
+from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, Role, gemm_indices
 from stream_mla.holding import fullest, waiting_bits
 from stream_mla.operator_cuts import cut_composite, cut_contraction, cut_sum, cut_vector, outer_cut, worth_parts
 from stream_mla.piece_choices import Sizes
@@ -133,6 +133,7 @@ def _row_parts(
     """Return parts of rows to plan with: those that promise to pay, and then none."""
     found: dict[str, int] = {}
     setting = replace(setting, spilled=setting.spilled | _context_places(setting, attention.parts)[0])
+    setting = replace(setting, alone=frozenset(_alone(setting, attention)))
     for operator in setting.graph.operators:
         if operator.name in (*ATTENTION, *way.inline) or not can_spread(setting.graph, operator):
             continue
@@ -185,6 +186,7 @@ def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
     if way.spill is Spill.ALL:
         spilled, local = setting.spilled, frozenset[str]()
     setting = replace(setting, spilled=spilled)
+    setting = replace(setting, alone=frozenset(_alone(setting, attention)))
     sizes: dict[str, Sizes] = {
         name: {index: size for index, size in attention.sizes.items() if index in operators[name].indices}
         for name in (*ATTENTION, *way.inline)
@@ -224,6 +226,19 @@ def _most(setting: Setting, operator: Operator, attention: AttentionCut) -> Size
     if not heads or not _small(setting, operator):
         return {}
     return {index: attention.sizes[index] for index in heads if index in attention.sizes}
+
+
+def _alone(setting: Setting, attention: AttentionCut) -> Iterable[str]:
+    """Yield contractions that have a core for themselves: all their operands come from the DRAM or go there.
+
+    Where attention keeps the keys of a head for all its queries, these may be made meanwhile.
+    """
+    for operator in setting.graph.operators:
+        places = [operand.tensor for operand in (*operator.reads, *operator.outputs)]
+        outside = all(setting.via_dram(name) or setting.graph.tensors[name].role is Role.OUTPUT for name in places)
+        per_head = any(index in operand.indices for operand in operator.outputs for index in attention.heads)
+        if outside and not (attention.kept and per_head):
+            yield operator.name
 
 
 def _small(setting: Setting, operator: Operator) -> bool:
