@@ -159,7 +159,7 @@ def _with_softmax(
     if setting.machine.one_core_does_all:
         return sizes, sizes
     extents, products, finer = setting.graph.extents, dict(sizes), dict(sizes)
-    rows = max(1, _streamed_bits(setting) // (sizes["k"] * setting.graph.tensors["probs"].element_bits))
+    rows = max(1, streamed_bits(setting) // (sizes["k"] * setting.graph.tensors["probs"].element_bits))
     for index in (*heads, "q"):
         whole = finer.get(index, extents[index])
         others = prod(finer.get(other, extents[other]) for other in (*heads, "q", "b") if other != index)
@@ -173,7 +173,7 @@ def _with_softmax(
     return products, finer
 
 
-def _streamed_bits(setting: Setting) -> int:
+def streamed_bits(setting: Setting) -> int:
     """Bits of the largest piece of scores that streams through a core that has nothing but a vector unit.
 
     Scores and numerators are held there while one is moved and while the vector unit works on it. All of them, each
@@ -298,7 +298,7 @@ def _vector_fits(setting: Setting, table: _Table) -> NDArray[np.bool_]:
     """Where softmax runs on a core of its own: whether a row of scores and of numerators fit there."""
     if setting.machine.one_core_does_all:
         return np.ones(len(table.parts), dtype=np.bool_)
-    return table.chunk * setting.graph.tensors["probs"].element_bits <= _streamed_bits(setting)
+    return table.chunk * setting.graph.tensors["probs"].element_bits <= streamed_bits(setting)
 
 
 def _softmax_pieces(setting: Setting, table: _Table) -> Numbers:
@@ -306,7 +306,7 @@ def _softmax_pieces(setting: Setting, table: _Table) -> Numbers:
     if setting.machine.one_core_does_all:
         return np.ones_like(table.parts)
     bits = table.rows * table.chunk * setting.graph.tensors["probs"].element_bits
-    return -(-bits // _streamed_bits(setting))
+    return -(-bits // streamed_bits(setting))
 
 
 def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:

@@ -56,7 +56,9 @@ def plans(
             sizes = forced if group is None else {**forced, heads: group}
 
             def plan(way: Way, sizes: Mapping[str, int] = sizes, scale: float = scale) -> Iterable[Tiling]:
-                return _tilings(lambda graph, way: scaled_setting(graph, machine, sizes, scale, way), graph, way, policy)
+                return _tilings(
+                    lambda graph, way: scaled_setting(graph, machine, sizes, scale, way), graph, way, policy
+                )
 
             new = [tiling for tiling in plan(way) if tiling not in seen]
             if new and scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
@@ -84,7 +86,7 @@ def _with_room(
     way: Way,
     plan: Callable[[Way], Iterable[Tiling]],
 ) -> Iterable[Tiling]:
-    """Return tilings that spill what takes most room, one tensor after the other, until there is enough for the rest."""
+    """Return tilings that spill what takes most room, one tensor after the other, until the rest has enough."""
     if fullest(graph, accelerator, tiling) <= 1:
         return []
     found = [tiling]

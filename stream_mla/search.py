@@ -225,7 +225,7 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
     trials = _Trials(point, graph, Objective.LATENCY, progress)
     least, vain = inf, 0
     known: list[tuple[Tiling, int]] = []
-    for number, (tiling, floor) in enumerate(_promising_first(point, graph, enough, trials.hopeless)):
+    for number, (tiling, floor) in enumerate(promising_first(point, graph, enough, trials.hopeless)):
         alike = replace(tiling, shared=frozenset(), early=frozenset()), floor
         if floor > least * (1 - GAIN) or alike in known:
             continue
@@ -248,7 +248,7 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
     trials.require_one()
 
 
-def _promising_first(
+def promising_first(
     point: Point, graph: OperatorGraph, enough: float, hopeless: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[Tiling, int]]:
     """Yield tilings with their floors, the lowest first; at once, while no floor can be better than `enough` and tiles

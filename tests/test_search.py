@@ -13,13 +13,14 @@ from stream_mla.bounds import ideal_cycles
 from stream_mla.cost import Objective
 from stream_mla.errors import NoScheduleError
 from stream_mla.evaluation import evaluate
+from stream_mla.holding import fullest
 from stream_mla.planning import plans
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
 from stream_mla.problem import Problem
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.schedulers.remaining import BeatenError
-from stream_mla.search import GAIN, faster, tried
+from stream_mla.search import GAIN, faster, promising_first, tried
 from stream_mla.workload import Workload
 from tests.helpers import core_type, machine, problems
 
@@ -57,6 +58,16 @@ def test_the_first_tiling_that_is_good_enough_ends_the_search() -> None:
     graph = lower(point.workload, point.scheme)
     enough = 2 * ideal_cycles(graph, point.accelerator)
     assert len(list(faster(point, graph, lambda _: None, enough))) == 1
+
+
+def test_tilings_that_are_not_expected_to_fit_come_last() -> None:
+    point = _point("deepseek_v2_lite", "mla_absorbed", "tpu_like_quad_core", 1792)
+    point = replace(point, workload=replace(point.workload, query_tokens=256))
+    graph = lower(point.workload, point.scheme)
+    order = [tiling for tiling, _ in promising_first(point, graph, enough=0)]
+    tight = [fullest(graph, point.accelerator, tiling) > 1 for tiling in order]
+    assert tight == sorted(tight)
+    assert {*tight} == {False, True}
 
 
 def test_what_does_not_fit_is_told() -> None:
