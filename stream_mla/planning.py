@@ -55,21 +55,24 @@ def plans(
         for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
 
-            def plan(way: Way, sizes: Mapping[str, int] = sizes, scale: float = scale) -> Iterable[Tiling]:
-                return _tilings(
-                    lambda graph, way: scaled_setting(graph, machine, sizes, scale, way), graph, way, policy
-                )
+            def setting_of(
+                graph: OperatorGraph, way: Way, sizes: Mapping[str, int] = sizes, scale: float = scale
+            ) -> Setting:
+                return scaled_setting(graph, machine, sizes, scale, way)
 
-            new = [tiling for tiling in plan(way) if tiling not in seen]
-            if new and scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
-                new += [tiling for tiling in _with_room(graph, accelerator, new[0], way, plan) if tiling not in seen]
-            seen += new
-            yield from new
+            found = list(_tilings(setting_of, graph, way, policy))
+            if scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
+                found += _with_room(setting_of, graph, accelerator, found[0], way, policy)
+            for tiling in found:
+                if tiling not in seen:
+                    seen.append(tiling)
+                    yield tiling
 
 
-def _tilings(
-    setting_of: Callable[[OperatorGraph, Way], Setting], graph: OperatorGraph, way: Way, policy: Policy
-) -> Iterable[Tiling]:
+_SettingOf = Callable[[OperatorGraph, Way], Setting]
+
+
+def _tilings(setting_of: _SettingOf, graph: OperatorGraph, way: Way, policy: Policy) -> Iterable[Tiling]:
     """Yield the tilings of one way, with the rows of some contractions in parts and without."""
     setting = setting_of(graph, way)
     attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
@@ -80,11 +83,7 @@ def _tilings(
 
 
 def _with_room(
-    graph: OperatorGraph,
-    accelerator: Accelerator,
-    tiling: Tiling,
-    way: Way,
-    plan: Callable[[Way], Iterable[Tiling]],
+    setting_of: _SettingOf, graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling, way: Way, policy: Policy
 ) -> Iterable[Tiling]:
     """Return tilings that spill what takes most room, one tensor after the other, until the rest has enough."""
     if fullest(graph, accelerator, tiling) <= 1:
@@ -96,7 +95,7 @@ def _with_room(
         if not largest or not waiting[largest] or largest in way.too_large:
             return []
         way = replace(way, too_large=way.too_large | {largest})
-        found = list(plan(way))
+        found = list(_tilings(setting_of, graph, way, policy))
     return found
 
 
