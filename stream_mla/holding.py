@@ -2,8 +2,8 @@
 
 On a core with an array there are, at the same time,
 
-- the **working set** of its largest operator: what one tile reads, twice where that comes from DRAM, and what it
-  writes. The tiles around softmax share one, with all keys of a part where these are kept;
+- the **working set** of its largest operator: what one tile reads, twice where it loads that from the DRAM for itself,
+  and what it writes. The tiles around softmax share one, with all keys of a part where these are kept;
 - what **waits** between operators on chip: of each tensor, along each index, the largest piece that an operator makes
   or takes at once. Heads are worked off one after the other: what each of them reads anew waits as a whole, and so does
   what is added up over them, unless its sums run beside the heads, in one round of the cores, or wait unfinished.
@@ -57,6 +57,10 @@ class _Shapes:
         """Whether consumers read a tensor from DRAM."""
         return tensor in self.tiling.spilled or self.graph.tensors[tensor].role in IN_MEMORY
 
+    def _loaded_ahead(self, tensor: str) -> bool:
+        """Whether the next tile's piece is loaded while one is used: not of what a core loads once for all."""
+        return self.via_dram(tensor) and tensor not in self.tiling.shared
+
     def piece(self, operator: Operator, index: str) -> int:
         """Return the size of an operator's largest piece along an index."""
         extent = self.graph.extents[index]
@@ -103,7 +107,7 @@ class _Shapes:
                 size = self.tile_bits(operator, operand)
                 if self._kept(operator, operand):
                     size = size // self.piece(operator, "k") * -(-self.graph.extents["k"] // self.tiling.parts)
-                elif operand in operator.reads and self.via_dram(operand.tensor):
+                elif operand in operator.reads and self._loaded_ahead(operand.tensor):
                     size *= 2
                 bits[operand.tensor] = max(size, bits.get(operand.tensor, 0))
             if joined.intersection(bits):
