@@ -15,7 +15,7 @@ from stream_mla.bounds import bounds
 from stream_mla.codec import decode, encode
 from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
-from stream_mla.evaluation import Outcome
+from stream_mla.outcome import Outcome
 from stream_mla.point import Point
 from stream_mla.result import Result, Status
 from stream_mla.schedule import Schedule, violations

@@ -15,7 +15,8 @@ from stream_mla import store
 from stream_mla.cli import main
 from stream_mla.commands import progress
 from stream_mla.errors import NoScheduleError
-from stream_mla.evaluation import Interrupted, Outcome, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Interrupted, Outcome
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES, Policy
 from stream_mla.search import Candidate, Progress

@@ -15,7 +15,8 @@ import pytest
 
 from stream_mla import io
 from stream_mla.cost import Objective
-from stream_mla.evaluation import Interrupted, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Interrupted
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
 from stream_mla.result import Status

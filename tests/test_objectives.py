@@ -10,7 +10,9 @@ from stream_mla import io
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.evaluation import WITHIN, Outcome, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.hunt import WITHIN
+from stream_mla.outcome import Outcome
 from stream_mla.pareto import front, non_dominated
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
@@ -121,7 +123,7 @@ def test_the_solver_may_meet_a_cap_that_greedy_misses(monkeypatch: pytest.Monkey
         return Solution(status="SPIED", schedule=found, bound_cycles=None, seconds=0.0, interrupted=False)
 
     monkeypatch.setattr(importlib.import_module("stream_mla.search"), "greedy", lonely)
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "variants", no_variants)
+    monkeypatch.setattr(importlib.import_module("stream_mla.hunt"), "variants", no_variants)
     monkeypatch.setattr(cp_sat, "improve", solver)
     work = workload(latent(heads=4), query_tokens=8, cached_tokens=32)
     point = replace(BASE, accelerator=machine(core_type(), core_type(), bandwidth=1e5), workload=work, time_limit_s=1.0)

@@ -12,7 +12,8 @@ import pytest
 from stream_mla import io, store
 from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
-from stream_mla.evaluation import Outcome, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Outcome
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
 from stream_mla.result import Status

@@ -9,7 +9,8 @@ import pytest
 from stream_mla import io
 from stream_mla.bounds import bounds
 from stream_mla.cost import Objective
-from stream_mla.evaluation import Interrupted, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Interrupted
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
 from stream_mla.problem import Problem, activities
@@ -142,7 +143,7 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
         workers=1,
         tile_sizes={},
     )
-    monkeypatch.setattr("stream_mla.evaluation.MOST_ACTIVITIES", 100)
+    monkeypatch.setattr("stream_mla.hunt.MOST_ACTIVITIES", 100)
     result = evaluate(point).result
     assert result.solver_status.endswith(" windows")
     assert result.scheduler == "windows"
@@ -156,7 +157,7 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
         evaluate(point)
     assert caught.value.outcome.result.status is Status.INTERRUPTED
     assert caught.value.outcome.result.solver_status == "0 gains in 1 windows"
-    monkeypatch.setattr("stream_mla.evaluation.MOST_IN_WINDOWS", 100)
+    monkeypatch.setattr("stream_mla.hunt.MOST_IN_WINDOWS", 100)
     assert evaluate(replace(point, time_limit_s=1.0)).result.solver_status.startswith("skipped")
 
 

@@ -96,6 +96,7 @@ def _explained(
 def _row(point: "Point", start: "Stored | None", rows: list["Row"], name: str, arguments: argparse.Namespace) -> None:
     """Append the row of a point: what is stored of it, or what a search finds, which is then stored."""
     from stream_mla import evaluation, store
+    from stream_mla.outcome import Interrupted
 
     folder = Path(arguments.save) if arguments.save else None
     stored = None if folder is None or arguments.again else _stored(folder, point, name)
@@ -111,7 +112,7 @@ def _row(point: "Point", start: "Stored | None", rows: list["Row"], name: str, a
     with shown(name, verbose=arguments.verbose) as progress:
         try:
             outcome = evaluation.evaluate(point, progress, candidates)
-        except evaluation.Interrupted as interrupt:
+        except Interrupted as interrupt:
             outcome, interrupted = interrupt.outcome, True
     rows.append(outcome.result)
     if folder is not None:
