@@ -4,14 +4,21 @@ lower -> plan and tile -> price -> schedule -> check -> replay -> check -> summa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stream_mla.attention import lower
+from stream_mla.combined import combined
+from stream_mla.errors import TooManyTilesError
 from stream_mla.graph import OperatorGraph
 from stream_mla.hunt import Hunt
-from stream_mla.outcome import Interrupted, Outcome
+from stream_mla.outcome import Interrupted, Outcome, PassOutcome
+from stream_mla.passes import passes, stretches, whole
 from stream_mla.point import Point
 from stream_mla.requirements import require
-from stream_mla.search import Candidate, Pool, Progress
+from stream_mla.search import Candidate, Pool, Progress, promised_tiles
+
+PASS_TILES = 150_000
+"""About as many tiles has a pass: it is scheduled within a minute, and what its start and end cost is little."""
 
 
 def evaluate(point: Point, progress: Progress = lambda _: None, starts: Sequence[Candidate] = ()) -> Outcome:
@@ -26,8 +33,48 @@ def evaluate(point: Point, progress: Progress = lambda _: None, starts: Sequence
 def evaluate_graph(
     point: Point, graph: OperatorGraph, progress: Progress = lambda _: None, starts: Sequence[Candidate] = ()
 ) -> Outcome:
-    """Schedule an operator graph that need not be what the point's scheme lowers to."""
-    return evaluate_in(Pool(point, graph, progress), point, graph, progress, starts)
+    """Schedule an operator graph that need not be what the point's scheme lowers to.
+
+    One with too many tiles for that is scheduled in passes: without `starts`, and not under a latency cap.
+    """
+    try:
+        return evaluate_in(Pool(point, graph, progress), point, graph, progress, starts)
+    except TooManyTilesError:
+        if point.latency_cap_cycles is not None:
+            raise
+        progress("too many tiles to be scheduled as a whole")
+        return _in_passes(point, graph, progress)
+
+
+def _in_passes(point: Point, graph: OperatorGraph, progress: Progress) -> Outcome:
+    """Schedule a layer pass by pass; the passes share the solver's time."""
+    parts = [
+        part
+        for stretch in stretches(graph)
+        for part in passes(graph, stretch, -(-promised_tiles(point, whole(graph, stretch)) // PASS_TILES))
+    ]
+    share = replace(point, time_limit_s=point.time_limit_s / len(parts))
+    done: list[PassOutcome] = []
+    interrupted = False
+    for number, part in enumerate(parts, start=1):
+        name = f"pass {number} of {len(parts)} (runs {part.times} x), "
+        try:
+            outcome = evaluate_in(Pool(share, part.graph, progress), share, part.graph, _named(name, progress))
+        except Interrupted as interrupt:
+            if number < len(parts):
+                raise KeyboardInterrupt from None  # no schedule of the whole
+            outcome, interrupted = interrupt.outcome, True
+        done.append(PassOutcome(part=part, outcome=outcome))
+    longest = max(done, key=lambda entry: entry.part.times * entry.outcome.result.latency_cycles)
+    result = combined(point, graph, [(entry.part, entry.outcome.result) for entry in done])
+    found = Outcome(result=result, best=longest.outcome.best, passes=tuple(done))
+    if interrupted:
+        raise Interrupted(found)
+    return found
+
+
+def _named(name: str, progress: Progress) -> Progress:
+    return lambda said: progress(name + said)
 
 
 def evaluate_in(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from stream_mla.passes import Pass
 from stream_mla.problem import Problem
 from stream_mla.result import Result
 from stream_mla.schedule import Schedule
@@ -14,6 +15,9 @@ class Outcome:
 
     result: Result
     best: Candidate
+    """Of a layer in passes: the schedule of the pass that takes longest."""
+    passes: tuple["PassOutcome", ...] = ()
+    """Empty where the layer is scheduled as a whole."""
 
     @property
     def problem(self) -> Problem:
@@ -24,6 +28,14 @@ class Outcome:
     def schedule(self) -> Schedule:
         """The schedule, as replayed."""
         return self.best.schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassOutcome:
+    """A pass, how often it runs, and its schedule."""
+
+    part: Pass
+    outcome: Outcome
 
 
 class Interrupted(KeyboardInterrupt):

@@ -62,9 +62,10 @@ def edited(path: Path, change: Callable[[Content], None]) -> Path:
 def test_what_is_stored_is_what_is_loaded(outcome: Outcome, path: Path) -> None:
     stored = store.load(path)
     assert path.name == f"{POINT.sha256[:16]}.json"
-    assert (stored.result, stored.schedule) == (outcome.result, outcome.schedule)
-    assert stored.tiling == outcome.problem.cut.tiling
-    again = store.rebuilt(stored, POINT)
+    [decisions] = stored.decisions
+    assert (stored.result, decisions.schedule) == (outcome.result, outcome.schedule)
+    assert decisions.tiling == outcome.problem.cut.tiling
+    [again] = store.rebuilt(stored, POINT)
     assert again.problem == outcome.problem
     assert (again.latency_cycles, again.energy_pj) == (outcome.result.latency_cycles, outcome.result.energy_pj)
     assert again.origin == POINT.sha256
@@ -75,14 +76,14 @@ def test_what_is_stored_is_what_is_loaded(outcome: Outcome, path: Path) -> None:
 def test_mappings_are_stored_too(objective: Objective, tmp_path: Path) -> None:
     point = replace(POINT, objective=objective)
     outcome = evaluate(point)
-    again = store.rebuilt(store.load(store.save(tmp_path, point, outcome)), point)
+    [again] = store.rebuilt(store.load(store.save(tmp_path, point, outcome)), point)
     assert again.frugal == outcome.best.frugal
     assert again.energy_pj == outcome.result.energy_pj
 
 
 def test_a_start_is_never_made_worse(outcome: Outcome, path: Path) -> None:
     """The search is made poor by pieces set by hand, which the stored schedule does not have."""
-    start = store.rebuilt(store.load(path), POINT)
+    [start] = store.rebuilt(store.load(path), POINT)
     poor = replace(POINT, tile_sizes={"k": 16}, seed=2)
     alone, warm = evaluate(poor).result, evaluate(poor, starts=[start]).result
     assert alone.latency_cycles > outcome.result.latency_cycles == warm.latency_cycles
@@ -138,7 +139,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_schedule_that_breaks_a_rule_is_refused(path: Path) -> None:
     def hurry(content: Content) -> None:
-        runs = content["schedule"]["runs"]
+        runs = content["decisions"][0]["schedule"]["runs"]
         start = runs["fields"].index("start")
         runs["rows"][0][start] -= 1
 
@@ -153,7 +154,7 @@ def test_a_schedule_that_breaks_a_rule_is_refused(path: Path) -> None:
 
 
 def newer(content: Content) -> None:
-    content["format"] = 2
+    content["format"] = 3
 
 
 def without_latency(content: Content) -> None:
@@ -161,13 +162,13 @@ def without_latency(content: Content) -> None:
 
 
 def without_schedule(content: Content) -> None:
-    del content["schedule"]
+    del content["decisions"]
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (newer, "stored in format 2, this version reads 1"),
+        (newer, "stored in format 3, this version reads 2"),
         (
             without_latency,
             "not a stored result of this version (TypeError: Result.__init__() missing 1 required keyword-only "
@@ -175,7 +176,7 @@ def without_schedule(content: Content) -> None:
         ),
         (
             without_schedule,
-            "not a stored result of this version (KeyError: 'schedule'): run its point again",
+            "not a stored result of this version (KeyError: 'decisions'): run its point again",
         ),
     ],
 )

@@ -104,10 +104,11 @@ def _row(point: "Point", start: "Stored | None", rows: list["Row"], name: str, a
         print(f"{name}: reused {stored.path}", file=sys.stderr)
         rows.append(stored.result)
         return
-    if stored is not None:
+    if stored is not None and not stored.result.passes:
         print(f"{name}: goes on from {stored.path}, which was interrupted", file=sys.stderr)
     sources = [source for source in (stored, start) if source is not None]
-    candidates = [store.rebuilt(source, point) for source in sources]
+    # what was scheduled in passes is no start: there is no schedule of the whole to go on from
+    candidates = [store.rebuilt(source, point)[0] for source in sources if not source.result.passes]
     interrupted = False
     with shown(name, verbose=arguments.verbose) as progress:
         try:
