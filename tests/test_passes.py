@@ -22,12 +22,11 @@ from stream_mla.graph import Kind, Operand, OperatorGraph, Role
 from stream_mla.interpret import execute
 from stream_mla.passes import Pass, handed_over, passes, stretches
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.result import Status
 from stream_mla.schedule import violations
 from stream_mla.tiling import tile
 from stream_mla.workload import Workload
-from tests.helpers import graphs, uncut
+from tests.helpers import graphs, point_of, uncut
 
 Floats = NDArray[np.float64]
 
@@ -147,17 +146,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Point:
     monkeypatch.setattr(importlib.import_module("stream_mla.search"), "MOST_TILES", 1500)
     monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "PASS_TILES", 500)
     model = io.load_model("deepseek_v2_lite")
-    return Point(
-        workload=Workload(model=model, batch=1, query_tokens=256, cached_tokens=0, precision=model.precision),
-        accelerator=io.load_accelerator("flat_edge"),
-        scheme="mla_absorbed",
-        objective=Objective.LATENCY,
-        policy=POLICIES["free"],
-        time_limit_s=0.0,
+    return point_of(
+        Workload(model=model, batch=1, query_tokens=256, cached_tokens=0, precision=model.precision),
+        io.load_accelerator("flat_edge"),
+        "mla_absorbed",
         gap_limit=0.05,
-        seed=0,
-        workers=1,
-        tile_sizes={},
     )
 
 

@@ -14,29 +14,22 @@ from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
 from stream_mla.evaluation import evaluate
 from stream_mla.outcome import Outcome
-from stream_mla.point import Point
 from stream_mla.policy import POLICIES
 from stream_mla.result import Status
 from stream_mla.workload import Precision, Workload
+from tests.helpers import point_of
 
 Content = dict[str, Any]
-POINT = Point(
-    workload=Workload(
+POINT = point_of(
+    Workload(
         model=io.load_model("deepseek_v2_lite"),
         batch=1,
         query_tokens=1,
         cached_tokens=128,
         precision=Precision(weights=8, cache=8, activations=8, partials=32),
     ),
-    accelerator=io.load_accelerator("flat_cloud"),
-    scheme="mla_ru",
-    objective=Objective.LATENCY,
-    policy=POLICIES["free"],
-    time_limit_s=0.0,
-    gap_limit=0.0,
-    seed=1,
-    workers=1,
-    tile_sizes={},
+    io.load_accelerator("flat_cloud"),
+    "mla_ru",
 )
 DRAM = POINT.accelerator.dram
 FASTER = replace(POINT, accelerator=replace(POINT.accelerator, dram=replace(DRAM, bandwidth=2 * DRAM.bandwidth)))
