@@ -132,6 +132,7 @@ def test_tiles_stand_in_an_order_in_which_they_can_run(cut: TileGraph) -> None:
         before = made | ({last_of[entry.chain]} if entry.step else set[int]())
         assert cut.predecessors[number] == tuple(sorted(before))
         assert max(before, default=-1) < number
+        assert cut.successors[number] == tuple(n for n, needed in enumerate(cut.predecessors) if number in needed)
         steps[entry.chain] += 1
         last_of[entry.chain] = number
     assert sorted(last_of.values()) == [n for n, entry in enumerate(cut.tiles) if entry.last]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
-from benchmarks.schedulers.placed import in_precedence, scheduled, successors
+from benchmarks.schedulers.placed import in_precedence, scheduled
 from stream_mla.errors import NoScheduleError
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, SHARE, Route
@@ -39,7 +39,7 @@ class Placed:
     """Tiles, the most urgent first."""
 
 
-def upward_ranks(problem: Problem, after: Sequence[Sequence[int]]) -> list[float]:
+def upward_ranks(problem: Problem) -> list[float]:
     """Mean cycles from the start of each tile to the end of the last that needs it, over cores and routes."""
     cut = problem.cut
     between = [r for (a, b), r in problem.routes.items() if a != OFF_CHIP and b != OFF_CHIP]
@@ -56,9 +56,9 @@ def upward_ranks(problem: Problem, after: Sequence[Sequence[int]]) -> list[float
     per_bit, latency = mean(between)
     (load, load_latency), (store, store_latency) = mean(loads), mean(stores)
     ranks = [0.0] * len(cut.tiles)
-    for number in reversed(in_precedence(problem, after, range(len(cut.tiles)))):
+    for number in reversed(in_precedence(problem, range(len(cut.tiles)))):
         tile, costs = cut.tiles[number], problem.costs[number]
-        sent = dict.fromkeys(after[number], 0.0)
+        sent = dict.fromkeys(cut.successors[number], 0.0)
         for block in tile.writes if tile.last else ():
             info = cut.blocks[block]
             cycles = info.bits * per_bit + latency
@@ -209,9 +209,8 @@ class _Heft:
 
 def heft(problem: Problem) -> tuple[Schedule, Placed, str]:
     """Return a valid schedule, the decisions behind it, and what they are."""
-    after = successors(problem)
-    ranks = upward_ranks(problem, after)
-    by_rank = tuple(in_precedence(problem, after, [-round(rank, 6) for rank in ranks]))
+    ranks = upward_ranks(problem)
+    by_rank = tuple(in_precedence(problem, [-round(rank, 6) for rank in ranks]))
     in_order = tuple(range(len(ranks)))
     ways = (
         ("rank", lambda: _Heft(problem).place(by_rank), by_rank),

@@ -11,16 +11,7 @@ from stream_mla.schedule import Schedule
 from stream_mla.schedulers.forward import Forward
 
 
-def successors(problem: Problem) -> list[list[int]]:
-    """Tiles that wait for each tile."""
-    after: list[list[int]] = [[] for _ in problem.cut.tiles]
-    for number, before in enumerate(problem.cut.predecessors):
-        for other in before:
-            after[other].append(number)
-    return after
-
-
-def in_precedence(problem: Problem, after: Sequence[Sequence[int]], keys: Sequence[float]) -> list[int]:
+def in_precedence(problem: Problem, keys: Sequence[float]) -> list[int]:
     """Phase by phase the tiles with the smallest keys first, none before its predecessors."""
     tiles = problem.cut.tiles
     waiting = [len(before) for before in problem.cut.predecessors]
@@ -30,7 +21,7 @@ def in_precedence(problem: Problem, after: Sequence[Sequence[int]], keys: Sequen
     while ready:
         _, _, number = heapq.heappop(ready)
         order.append(number)
-        for other in after[number]:
+        for other in problem.cut.successors[number]:
             waiting[other] -= 1
             if not waiting[other]:
                 heapq.heappush(ready, (tiles[other].phase, keys[other], other))

@@ -9,7 +9,7 @@ from benchmarks.schedulers.annealing import annealed
 from benchmarks.schedulers.heft import heft, upward_ranks
 from benchmarks.schedulers.instances import INSTANCES
 from benchmarks.schedulers.layer_by_layer import layer_by_layer
-from benchmarks.schedulers.placed import in_precedence, successors
+from benchmarks.schedulers.placed import in_precedence
 from benchmarks.schedulers.results import Row, failures
 from benchmarks.schedulers.worker import Facts, Measured, checked
 from stream_mla.accelerator import OperandPrecision
@@ -93,9 +93,9 @@ def example() -> Problem:
 
 def test_upward_ranks_are_those_of_the_paper() -> None:
     problem = example()
-    ranks = upward_ranks(problem, successors(problem))
+    ranks = upward_ranks(problem)
     assert [round(rank, 3) for rank in ranks] == [108, 77, 80, 80, 69, 63.333, 42.667, 35.667, 44.333, 14.667]
-    order = in_precedence(problem, successors(problem), [-round(rank, 6) for rank in ranks])
+    order = in_precedence(problem, [-round(rank, 6) for rank in ranks])
     assert [tile + 1 for tile in order] == [1, 3, 4, 2, 5, 6, 9, 7, 8, 10]
 
 
@@ -111,7 +111,7 @@ def test_heft_of_the_example_of_the_paper() -> None:
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_every_alternative_is_valid_and_not_below_the_bound(problem: Problem) -> None:
     order = range(len(problem.cut.tiles))
-    assert in_precedence(problem, successors(problem), order) == list(order)
+    assert in_precedence(problem, order) == list(order)
     limit = bounds(problem).lower_bound_cycles
     schedule, _, _ = heft(problem)
     assert checked(problem, schedule) >= limit

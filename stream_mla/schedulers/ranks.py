@@ -46,17 +46,13 @@ def rank_order(problem: Problem) -> list[int]:
     tiles = problem.cut.tiles
     ranks = [round(rank, 6) for rank in upward_ranks(problem)]
     waiting = [len(before) for before in problem.cut.predecessors]
-    after: list[list[int]] = [[] for _ in tiles]
-    for number, before in enumerate(problem.cut.predecessors):
-        for other in before:
-            after[other].append(number)
     ready = [(tiles[number].phase, -ranks[number], number) for number, count in enumerate(waiting) if not count]
     heapq.heapify(ready)
     order: list[int] = []
     while ready:
         number = heapq.heappop(ready)[-1]
         order.append(number)
-        for other in after[number]:
+        for other in problem.cut.successors[number]:
             waiting[other] -= 1
             if not waiting[other]:
                 heapq.heappush(ready, (tiles[other].phase, -ranks[other], other))
