@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.schedulers.heft import heft
-from benchmarks.schedulers.placed import in_precedence, scheduled
+from benchmarks.schedulers.placed import scheduled
 from stream_mla.errors import NoScheduleError
 from stream_mla.problem import Problem
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.ranks import in_precedence
 
 FIRST, LAST = 0.02, 0.0001
 """Temperature at the beginning and the end, as shares of the first latency."""

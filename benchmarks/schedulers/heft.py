@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 
-from benchmarks.schedulers.placed import in_precedence, scheduled
+from benchmarks.schedulers.placed import scheduled
 from stream_mla.errors import NoScheduleError
 from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP, SHARE, Route
+from stream_mla.routes import OFF_CHIP, Route
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.assignment import assign
+from stream_mla.schedulers.ranks import rank_order
 
 MANY, FEW = 40, 16
 """Of more than MANY cores, only the FEW that are free first are asked, and those that have some of the data."""
@@ -37,38 +38,6 @@ class Placed:
     """Of each cluster."""
     order: tuple[int, ...]
     """Tiles, the most urgent first."""
-
-
-def upward_ranks(problem: Problem) -> list[float]:
-    """Mean cycles from the start of each tile to the end of the last that needs it, over cores and routes."""
-    cut = problem.cut
-    between = [r for (a, b), r in problem.routes.items() if a != OFF_CHIP and b != OFF_CHIP]
-    loads = [r for (a, _), r in problem.routes.items() if a == OFF_CHIP]
-    stores = [r for (_, b), r in problem.routes.items() if b == OFF_CHIP]
-
-    def mean(routes: Sequence[Route]) -> tuple[float, float]:
-        """Cycles per bit, and latency."""
-        return (
-            sum(SHARE / route.demand for route in routes) / max(1, len(routes)),
-            sum(route.latency_cycles for route in routes) / max(1, len(routes)),
-        )
-
-    per_bit, latency = mean(between)
-    (load, load_latency), (store, store_latency) = mean(loads), mean(stores)
-    ranks = [0.0] * len(cut.tiles)
-    for number in reversed(in_precedence(problem, range(len(cut.tiles)))):
-        tile, costs = cut.tiles[number], problem.costs[number]
-        sent = dict.fromkeys(cut.successors[number], 0.0)
-        for block in tile.writes if tile.last else ():
-            info = cut.blocks[block]
-            cycles = info.bits * per_bit + latency
-            if info.via_dram:
-                cycles = info.bits * (store + load) + store_latency + load_latency
-            for user in cut.users[block]:
-                sent[user] = sent.get(user, 0.0) + cycles
-        ranks[number] = sum(cost.cycles for cost in costs.values()) / len(costs)
-        ranks[number] += max((ranks[other] + cycles for other, cycles in sent.items()), default=0.0)
-    return ranks
 
 
 @dataclass
@@ -209,9 +178,7 @@ class _Heft:
 
 def heft(problem: Problem) -> tuple[Schedule, Placed, str]:
     """Return a valid schedule, the decisions behind it, and what they are."""
-    ranks = upward_ranks(problem)
-    by_rank = tuple(in_precedence(problem, [-round(rank, 6) for rank in ranks]))
-    in_order = tuple(range(len(ranks)))
+    by_rank, in_order = tuple(rank_order(problem)), tuple(range(len(problem.cut.tiles)))
     ways = (
         ("rank", lambda: _Heft(problem).place(by_rank), by_rank),
         ("tile order, cores of the ranks", lambda: _Heft(problem).place(by_rank), in_order),
