@@ -34,8 +34,8 @@ from stream_mla.tiling import TileGraph
 NEAR = 5e-3
 """The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
 ROOM, FEW = 1e-2, 5000
-"""Other orders of the best tiling are tried where its bound is lower by more than this share; where it has no more than
-so many tiles and moves, beyond the gap that ends the solver too: that takes well under a second."""
+"""Other orders of the best tiling are tried where its gap is more than this; where it has no more than so many tiles
+and moves, wherever the gap is more than asked for: that takes well under a second."""
 SLIGHT, MOST_ROUNDS = 1e-3, 4
 """What putting off must gain to be done again, and how often it is done at most: each time costs more than a replay."""
 WITHIN = 1e-3
@@ -136,7 +136,7 @@ class _Hunt:
             frugal = products(start.problem.cut) if all_frugal else frozenset[int]()
             self._consider(start if self.cap is not None else pool.remapped(start, frugal))
         if self.point.objective is Objective.LATENCY:
-            self._try_tilings(Objective.LATENCY, enough=self.ideal * (1 + NEAR))
+            self._try_tilings(Objective.LATENCY, enough=self.ideal * (1 + max(NEAR, self.point.gap_limit)))
             self._improve()
         elif all_frugal:
             self._try_tilings(Objective.ENERGY, enough=0)
@@ -158,21 +158,23 @@ class _Hunt:
         """Try other orders and placements of the best tiling, where its bound leaves room for them."""
         if self.best is None or objective is not Objective.LATENCY:
             return
-        room = self.point.gap_limit if self.best.steps <= FEW else ROOM
-        if self.best.latency_cycles <= self.best.bound(objective) * (1 + room):
+        wide = max(ROOM, self.point.gap_limit)
+        if self.best.within(self.point.gap_limit if self.best.steps <= FEW else wide, objective):
             return
         for schedule in variants(self.best.problem, self._to_beat):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
-        if self.best.latency_cycles > self.best.bound(objective) * (1 + ROOM):
+        if not self.best.within(wide, objective):
             self._put_off()
 
     def _put_off(self) -> None:
-        """Put all steps off and let them move up again, as long as that gains."""
+        """Put all steps off and let them move up again, as long as that gains and more is asked for."""
         assert self.best is not None
         if self.aim is not Objective.LATENCY or self.best is self.settled:
             return
         for _ in range(MOST_ROUNDS):
+            if self.best.within(self.point.gap_limit, self.aim):
+                break
             before = self.best.latency_cycles
             later = replace(self.best, schedule=put_off(self.best.problem, self.best.schedule), checked=False)
             self._consider(self._checked(later))
@@ -258,20 +260,21 @@ class _Hunt:
     def _improve(self) -> None:
         """Check the best schedule, and let CP-SAT look for a better one where the bound leaves room."""
         assert self.best is not None
-        first = self.best = self._checked(self.best)
-        self.greedy_cycles = self.greedy_cycles or first.latency_cycles
-        value = first.value(self.aim)
-        if self.point.time_limit_s == 0 or value - first.bound(self.aim) <= value * self.point.gap_limit:
+        self.best = self._checked(self.best)
+        self.greedy_cycles = self.greedy_cycles or self.best.latency_cycles
+        if self.point.time_limit_s == 0:
             return
         self._put_off()
         first = self.best
+        if first.within(self.point.gap_limit, self.aim):
+            return
         if first.steps > MOST_ACTIVITIES:
             if self.aim is Objective.LATENCY and first.steps <= MOST_IN_WINDOWS:
                 self._improve_windows(first)
             else:
                 self._heard(f"skipped: {first.steps} tiles and moves", None, 0.0)
             return
-        if self.aim is Objective.ENERGY and value <= bounds(first.problem).energy_pj * (1 + 1e-12):
+        if self.aim is Objective.ENERGY and first.energy_pj <= bounds(first.problem).energy_pj * (1 + 1e-12):
             self._heard("not needed: no placement takes less energy with these mappings", None, 0.0)
             return
         from stream_mla.schedulers import cp_sat  # loads OR-Tools, which only this needs

@@ -132,7 +132,6 @@ def _telling(graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator]) ->
     """Return the indices along which clusters of a group surely differ, and into how many pieces that cuts each."""
     group = list(group)
     joining = [operand for operator in group for operand in _joining(graph, tiling, operator)]
-    joining += [o for operator in group for o in operator.reads if o.tensor in tiling.together]
     found: dict[str, int] = {}
     for index in group[0].outputs[0].indices:
         if index in (*COUNTERS, "w") or not _keeps_apart(index, group, joining):

@@ -86,6 +86,11 @@ class Candidate:
         """What is minimised."""
         return self.energy_pj if objective is Objective.ENERGY else self.latency_cycles
 
+    def within(self, share: float, objective: Objective) -> bool:
+        """Whether its gap is at most so large: nothing can take less by more than this share of it."""
+        value = self.value(objective)
+        return value - self.bound(objective) <= value * share
+
     def beats(self, other: "Candidate", objective: Objective) -> bool:
         """Whether it is better; the other objective breaks ties."""
         mine, theirs = self.value(objective), other.value(objective)
@@ -119,16 +124,13 @@ def _mixed(fast: Problem, thrifty: Problem, frugal: frozenset[int]) -> Problem:
     return replace(fast, costs=tuple(slow if number in frugal else quick for number, (quick, slow) in costs))
 
 
-def scheduled(problem: Problem, limits: Bounds | None = None, limit: float = inf) -> Candidate:
-    """Return the greedy schedule of a problem, priced for one objective, as a candidate.
-
-    BeatenError where it would take more cycles than the limit.
-    """
+def _scheduled(problem: Problem, limits: Bounds, limit: float, enough: float) -> Candidate:
+    """Return the greedy schedule of a problem, priced for one objective, as a candidate."""
     frugal = products(problem.cut) if problem.objective is Objective.ENERGY else frozenset[int]()
     return Candidate(
         problem=problem,
-        limits=bounds(problem) if limits is None else limits,
-        schedule=greedy(problem, limit),
+        limits=limits,
+        schedule=greedy(problem, limit, enough),
         frugal=frugal,
         found_by="greedy",
     )
@@ -169,7 +171,8 @@ class _Trials:
         try:
             if limits.lower_bound_cycles > limit:
                 raise BeatenError
-            candidate = scheduled(problem, limits, limit)
+            enough = limits.lower_bound_cycles * (1 + self.point.gap_limit)
+            candidate = _scheduled(problem, limits, limit, enough)
         except BeatenError:
             self.progress(f"tiling {number}: {tiles:,} tiles, not faster")
             raise

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from stream_mla.attention import lower
 from stream_mla.bounds import ideal_cycles
 from stream_mla.cost import Objective
 from stream_mla.errors import NoScheduleError
+from stream_mla.evaluation import evaluate
 from stream_mla.planning import plans
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES
@@ -70,3 +72,22 @@ def test_a_schedule_within_the_limit_is_the_same_and_one_beyond_it_is_given_up(p
     assert greedy(problem, schedule.latency_cycles) == schedule
     with pytest.raises(BeatenError):
         greedy(problem, schedule.latency_cycles - 1)
+
+
+@given(problems())
+def test_what_is_good_enough_is_no_worse_than_was_asked_for(problem: Problem) -> None:
+    best = greedy(problem).latency_cycles
+    assert greedy(problem, enough=best).latency_cycles == best
+    assert greedy(problem, enough=inf).latency_cycles >= best
+
+
+def test_a_gap_that_is_small_enough_ends_all_searches() -> None:
+    """There are faster tilings, and other orders of them: none is looked at within the limit."""
+    point = _point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
+    widest, exact = [list[str](), list[str]()]
+    first = evaluate(replace(point, gap_limit=0.5), widest.append).result
+    best = evaluate(point, exact.append).result
+    assert len(widest) == 1
+    assert first.gap <= 0.5
+    assert len(exact) > 1
+    assert best.latency_cycles < first.latency_cycles

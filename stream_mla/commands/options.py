@@ -64,9 +64,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--prefetch", choices=tuple(Prefetch), help="what is loaded while a core computes")
     add("--sharing", choices=("on", "off"), help="whether one load may serve several that read the same")
     add("--time-limit", metavar="S", type=seconds, default=5.0, help="of the solver, per scheme; 0 leaves it out")
-    add(
-        "--gap-limit", metavar="SHARE", type=share, default=0.001, help="gap at which the solver stops (default: 0.001)"
-    )
+    add("--gap-limit", metavar="SHARE", type=share, default=0.001, help="gap at which the search ends (default: 0.001)")
     add("--seed", metavar="N", type=not_negative, default=0, help="of the solver (default: 0)")
     add("--workers", metavar="N", type=positive, default=1, help="of the solver; 1, the default, repeats exactly")
     add(

@@ -29,10 +29,7 @@ def _whole(text: str, *, least: int) -> int:
 
 def seconds(text: str) -> float:
     """Read a time limit."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}") from None
+    number = _number(text, "a number of seconds")
     if not 0 <= number <= LARGEST:
         raise argparse.ArgumentTypeError(f"must be from 0 to {LARGEST} seconds, got {text}")
     return number
@@ -40,13 +37,17 @@ def seconds(text: str) -> float:
 
 def share(text: str) -> float:
     """Read a share of the whole."""
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a share, such as 0.001, got {text!r}") from None
+    number = _number(text, "a share, such as 0.001")
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
     return number
+
+
+def _number(text: str, expected: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
 
 
 def cycles_or_seconds(text: str) -> int | float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 
 from stream_mla.errors import StreamMlaError
-from stream_mla.problem import Problem, activities
+from stream_mla.problem import Activities, Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.assignment import assign
 from stream_mla.schedulers.balance import balanced
@@ -31,41 +31,42 @@ first: where it does not fit, nothing will, and to expect when tiles run would h
 
 
 @uncollected
-def greedy(problem: Problem, limit: float = inf) -> Schedule:
-    """Return a valid schedule.
+def greedy(problem: Problem, limit: float = inf, enough: float = 0.0) -> Schedule:
+    """Return a valid schedule: the fastest of some, or the first that takes `enough` cycles or fewer.
 
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
     in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
     """
+    cores = assign(problem)
+    acts = activities(problem, cores)
     beaten: BeatenError | None = None
     best: Schedule | None = None
     if len(problem.cut.tiles) > (MANY if limit == inf else FEW):
         try:
-            best = Forward(problem, activities(problem, assign(problem))).run(limit)
+            best = Forward(problem, acts).run(limit)
             limit = best.latency_cycles - 1
         except BeatenError as error:
             beaten = error
-    plans = _plans(problem)
-    for cores, order in plans:
-        try:
-            best = Forward(problem, activities(problem, cores), order).run(limit)
-            limit = best.latency_cycles - 1
-        except BeatenError as error:
-            beaten = error
-        except StreamMlaError:
-            continue
-        if len(problem.cut.tiles) > FEW:
-            break
+    if best is None or best.latency_cycles > enough:
+        for placed, order in _plans(problem, cores, acts):
+            try:
+                best = Forward(problem, placed, order).run(limit)
+                limit = best.latency_cycles - 1
+            except BeatenError as error:
+                beaten = error
+            except StreamMlaError:
+                continue
+            if len(problem.cut.tiles) > FEW or limit < enough:
+                break
     if best is not None:
         return best
     if beaten is not None:
         raise beaten
-    return _with_little_memory(problem, plans[-1][0], limit)
+    return _with_little_memory(problem, cores, acts, limit)
 
 
-def _with_little_memory(problem: Problem, cores: Sequence[int], limit: float) -> Schedule:
+def _with_little_memory(problem: Problem, cores: Sequence[int], acts: Activities, limit: float) -> Schedule:
     """Return a schedule in the order of the tiles, or a faster one that takes more memory, if there is room for it."""
-    acts = activities(problem, cores)
     try:
         best = Forward(problem, acts).run(limit)
     except BeatenError:
@@ -77,18 +78,19 @@ def _with_little_memory(problem: Problem, cores: Sequence[int], limit: float) ->
         return best
 
 
-def _plans(problem: Problem) -> list[tuple[Sequence[int], Sequence[int]]]:
-    """Return cores and an order of the tiles, of each way that is worth trying, the best first."""
-    cores = assign(problem)
+def _plans(problem: Problem, cores: Sequence[int], acts: Activities) -> list[tuple[Activities, Sequence[int]]]:
+    """Return placed tiles and an order of them, of each way that is worth trying, the best first; one is on `cores`."""
     groups = expected(problem, cores)
     by_stage = stage_order(problem.cut)
     if by_stage == list(range(len(by_stage))):
-        return [(cores, groups.order)]
+        return [(acts, groups.order)]
     others = assign(problem, by_stage)
     stages = expected(problem, others, by_stage)
     sooner = stages.cycles < groups.cycles * (1 - SOONER)
-    plans: list[tuple[Sequence[int], Sequence[int]]] = [(others, stages.order), (cores, groups.order)]
-    return plans if sooner else plans[::-1] if len(by_stage) <= FEW else plans[1:]
+    if not sooner and len(by_stage) > FEW:
+        return [(acts, groups.order)]
+    plans = [(activities(problem, others), stages.order), (acts, groups.order)]
+    return plans if sooner else plans[::-1]
 
 
 def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:

@@ -13,6 +13,7 @@ import numpy as np
 from stream_mla.problem import Problem
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.steps import Steps, Times, moved, read_steps, times
+from stream_mla.uncollected import uncollected
 
 
 class _Postponed:
@@ -139,6 +140,7 @@ def postponed(problem: Problem, steps: Steps, times: Times, begin: int, end: int
     return _Postponed(problem, steps, times, begin, end).run()
 
 
+@uncollected
 def put_off(problem: Problem, schedule: Schedule) -> Schedule:
     """Return a schedule in which every step is as late as it can be; its replay lets all of them move up again.
 
