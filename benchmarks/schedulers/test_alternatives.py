@@ -15,6 +15,7 @@ from stream_mla.accelerator import OperandPrecision
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds
 from stream_mla.problem import Problem
+from stream_mla.schedulers.greedy import greedy, variants
 from stream_mla.schedulers.ranks import in_precedence, rank_order, upward_ranks
 from tests.helpers import (
     LATENT_SCHEMES,
@@ -104,6 +105,15 @@ def test_heft_of_the_example_of_the_paper() -> None:
     schedule, _, way = heft(problem)
     assert way == "rank"
     assert 80 <= checked(problem, schedule) <= 100
+
+
+@given(problem=problems())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_ours_is_never_worse_than_heft(problem: Problem) -> None:
+    """What HEFT finds is among the variants, or equals what greedy or a variant does."""
+    ours = min(greedy(problem).latency_cycles, *(schedule.latency_cycles for schedule in variants(problem)))
+    schedule, _, _ = heft(problem)
+    assert ours <= schedule.latency_cycles
 
 
 @given(problem=problems())
