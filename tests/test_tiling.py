@@ -18,7 +18,7 @@ from stream_mla.interpret import execute
 from stream_mla.tile_work import region
 from stream_mla.tiling import TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork
-from tests.helpers import cuttable, graphs, grouped, latent, tilings, uncut, workload
+from tests.helpers import graphs, grouped, latent, tilings, uncut, workload
 
 
 @st.composite
@@ -219,7 +219,7 @@ def test_a_cut_layer_computes_what_the_uncut_layer_computes(data: st.DataObject)
 def test_what_may_be_cut_is_cut_as_asked(cut: TileGraph) -> None:
     for operator in cut.graph.operators:
         sizes = cut.tiling.sizes[operator.name]
-        for index in cuttable(operator):
+        for index in operator.cuttable:
             if index == "k":
                 continue
             extent = cut.graph.extents[index]
