@@ -27,6 +27,8 @@ from stream_mla.accelerator import (
 from stream_mla.attention import lower
 from stream_mla.cost import Cost, Objective
 from stream_mla.graph import CONTRACTIONS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
+from stream_mla.point import Point
+from stream_mla.policy import POLICIES, Policy
 from stream_mla.problem import Problem, activities, price
 from stream_mla.routes import find_routes
 from stream_mla.row_parts import can_spread, spread
@@ -276,6 +278,32 @@ def workload(attention: Attention, *, batch: int = 1, query_tokens: int = 1, cac
     """One step of a layer in bytes."""
     model = Model(name="small", source="test", layers=1, attention=attention, precision=BYTES)
     return Workload(model=model, batch=batch, query_tokens=query_tokens, cached_tokens=cached_tokens, precision=BYTES)
+
+
+def point_of(
+    work: Workload,
+    accelerator: Accelerator,
+    scheme: str,
+    *,
+    objective: Objective = Objective.LATENCY,
+    policy: Policy = POLICIES["free"],
+    time_limit_s: float = 0.0,
+    gap_limit: float = 0.0,
+    tile_sizes: Mapping[str, int] | None = None,
+) -> Point:
+    """A point without the solver, on one worker."""
+    return Point(
+        workload=work,
+        accelerator=accelerator,
+        scheme=scheme,
+        objective=objective,
+        policy=policy,
+        time_limit_s=time_limit_s,
+        gap_limit=gap_limit,
+        seed=1,
+        workers=1,
+        tile_sizes=tile_sizes or {},
+    )
 
 
 def uncut(local: frozenset[str] = frozenset()) -> Tiling:

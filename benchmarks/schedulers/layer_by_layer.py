@@ -20,8 +20,8 @@ from stream_mla.tiling import TileGraph, Tiling, tile, tile_count
 
 ATTENTION = (Kind.SOFTMAX, Kind.ATTEND)
 MOST_TILES = 100_000
-"""Finer tilings are not tried: as all goes through DRAM, a tile has up to 50 moves, and takes up to 4 ms to schedule and
-check. No shipped instance takes much more than two minutes so; with four times as many, some took over ten."""
+"""Finer tilings are not tried: as all goes through DRAM, a tile has up to 50 moves, and takes up to 4 ms to schedule
+and check. No shipped instance takes much more than two minutes so; with four times as many, some took over ten."""
 
 
 def _bits(graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int]) -> int:
