@@ -28,9 +28,10 @@ from stream_mla.tiling import TileGraph
 
 NEAR = 5e-3
 """The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
-ROOM, FEW = 1e-2, 5000
-"""Other orders of the best tiling are tried where its gap is more than this; where it has no more than so many tiles
-and moves, wherever the gap is more than asked for: that takes well under a second."""
+ROOM, FEW, STEPS_PER_S = 1e-2, 5000, 1500
+"""Other orders of the best tiling are tried where its gap is more than this. Where it has few tiles and moves, which
+takes under a second, or fewer than so many for each second that the solver may take, they are tried wherever the gap is
+more than asked for."""
 SLIGHT, MOST_ROUNDS = 1e-3, 4
 """What putting off must gain to be done again, and how often it is done at most: each time costs more than a replay."""
 WITHIN = 1e-3
@@ -95,12 +96,15 @@ class Hunt:
         """Try other orders and placements of the best tiling, where its bound leaves room for them."""
         if self.best is None or objective is not Objective.LATENCY:
             return
-        wide = max(ROOM, self.point.gap_limit)
-        if self.best.within(self.point.gap_limit if self.best.steps <= FEW else wide, objective):
+        wide, narrow = max(ROOM, self.point.gap_limit), self.point.gap_limit
+        few = max(FEW, STEPS_PER_S * self.point.time_limit_s)
+        if self.best.within(narrow if self.best.steps <= few else wide, objective):
             return
         for schedule in variants(self.best.problem, self._to_beat):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
+            if self.best.within(narrow, objective):
+                return
         if not self.best.within(wide, objective):
             self._put_off()
 
