@@ -118,7 +118,12 @@ class _Table:
 
 
 def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> AttentionCut:
-    """Cut scores, softmax and the product with the values alike, and choose the parts of the keys."""
+    """Cut scores, softmax and the product with the values alike, and choose the parts of the keys.
+
+    A graph without them has nothing to cut.
+    """
+    if "softmax" not in operators:
+        return AttentionCut(heads=(), sizes={}, softmax={}, parts=1, kept=frozenset())
     graph, machine = setting.graph, setting.machine
     shape = _attention_shape(setting, operators)
     table = _attention_table(setting, shape)

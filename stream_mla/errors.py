@@ -27,3 +27,7 @@ class InfeasibleError(StreamMlaError):
 
 class NoScheduleError(StreamMlaError):
     """The budget ended before a schedule was found; one may exist."""
+
+
+class TooManyTilesError(NoScheduleError):
+    """Tilings that may fit have more tiles than can be scheduled as a whole."""

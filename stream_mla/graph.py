@@ -114,6 +114,16 @@ class Operator:
         operands = (*self.outputs, *self.inputs)
         return tuple(dict.fromkeys(index for operand in operands for index in operand.indices))
 
+    @cached_property
+    def cuttable(self) -> tuple[str, ...]:
+        """What a tiling may cut: not the axis of a norm, RoPE or softmax statistic, nor the values of attend."""
+        whole = {*COUNTERS, "w"}
+        if self.kind in (Kind.NORM, Kind.ROPE):
+            whole.add(self.inputs[0].indices[-1])
+        if self.kind is Kind.ATTEND:
+            whole.add(self.outputs[0].indices[-1])
+        return tuple(index for index in self.indices if index not in whole)
+
     @property
     def reads(self) -> tuple[Operand, ...]:
         """All operands read, the addend included."""

@@ -165,4 +165,4 @@ class _Shapes:
     def vector_bits(self) -> int:
         """Twice the largest tile of vector work."""
         vector = (operator for operator in self.graph.operators if operator.kind not in CONTRACTIONS)
-        return max(2 * sum(self.tile_bits(o, x) for x in (*o.reads, *o.outputs)) for o in vector)
+        return max((2 * sum(self.tile_bits(o, x) for x in (*o.reads, *o.outputs)) for o in vector), default=0)

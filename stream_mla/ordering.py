@@ -9,7 +9,7 @@ Depth-first from the results backwards, so that an input is made just before its
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -28,14 +28,20 @@ class Step(Protocol):
         ...
 
 
+def successors(predecessors: Sequence[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
+    """Return what waits for each of these, in their order."""
+    found: list[list[int]] = [[] for _ in predecessors]
+    for number, before in enumerate(predecessors):
+        for other in before:
+            found[other].append(number)
+    return tuple([tuple(waiting) for waiting in found])
+
+
 class _Order:
     def __init__(self, predecessors: Sequence[Sequence[int]], eager: Sequence[bool], in_fused: Sequence[bool]) -> None:
         self.predecessors, self.eager, self.in_fused = predecessors, eager, in_fused
         self.waiting = [len(before) for before in predecessors]
-        self.successors: list[list[int]] = [[] for _ in predecessors]
-        for number, before in enumerate(predecessors):
-            for other in before:
-                self.successors[other].append(number)
+        self.successors = successors(predecessors)
         self.done = [False] * len(predecessors)
         self.order: list[int] = []
         self.later: list[int] = []

@@ -10,7 +10,8 @@ from math import log
 
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
-from stream_mla.evaluation import Outcome, evaluate_in
+from stream_mla.evaluation import evaluate_in
+from stream_mla.outcome import Outcome
 from stream_mla.point import Point
 from stream_mla.search import Candidate, Pool, Progress
 

@@ -47,7 +47,7 @@ def plans(
     machine = estimate_machine(accelerator)
     heads = next(index for index in ("h", "g") if index in graph.extents)
     groups: list[int | None] = [None]
-    if heads not in forced:
+    if heads not in forced and any(operator.kind is Kind.SOFTMAX for operator in graph.operators):
         wanted = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
         groups += [size for size in dict.fromkeys(wanted) if size]
     seen: list[Tiling] = []
@@ -193,8 +193,9 @@ def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
         for name in (*ATTENTION, *way.inline)
         if name in operators
     }
-    sizes["softmax"] = dict(attention.softmax)
-    sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
+    if "softmax" in operators:
+        sizes["softmax"] = dict(attention.softmax)
+        sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
     for number, operator in enumerate(graph.operators):
         if operator.name in sizes:
             continue

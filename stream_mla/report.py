@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from stream_mla.describe import digits, with_prefix
 from stream_mla.errors import StreamMlaError
 from stream_mla.policy import POLICIES
-from stream_mla.result import Result
+from stream_mla.result import PassResult, Result
 from stream_mla.workload import Workload
 
 if TYPE_CHECKING:
@@ -247,6 +247,7 @@ def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
             + ", ".join(f"{label(row.model, row.scheme, point)} {_times(f'{row.cache_reads:.2f}')}" for row in results)
             + "."
         )
+    yield from (_passes(label(row.model, row.scheme, point), row.passes) for row in results if row.passes)
     fastest = min(results, key=lambda row: row.latency_s, default=None)
     if fastest is not None:
         yield _limits(point, fastest)
@@ -259,6 +260,22 @@ def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
             f"{digits(thriftiest.energy_pj / 1e9)} mJ"
             f"{_against(results, thriftiest, lambda row: row.energy_pj, 'less')}."
         )
+
+
+def _passes(name: str, passes: Sequence[PassResult]) -> str:
+    """Say how a layer is cut into passes."""
+
+    def told(entry: PassResult) -> str:
+        first, last = entry.operators[0], entry.operators[-1]
+        what = first if first == last else f"{first} to {last}"
+        sizes = ", ".join(f"{index}={size}" for index, size in entry.sizes.items())
+        often = f"{entry.times} times{f' with {sizes} each' if sizes else ''}, " if entry.times > 1 else ""
+        return f"{what} {often}{entry.latency_cycles:,} cycles"
+
+    return (
+        f"{name} has too many tiles to be scheduled as a whole. It runs in passes, one after the other, and its gap is "
+        f"that of schedules in these passes: {'; '.join(told(entry) for entry in passes)}."
+    )
 
 
 def _limits(point: "Point", row: Result) -> str:

@@ -17,6 +17,21 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassResult:
+    """A pass of a layer that runs in passes: all that run so often are alike."""
+
+    operators: tuple[str, ...]
+    sizes: Mapping[str, int]
+    """Index -> how much of it one such pass works on, where that is not all."""
+    times: int
+    latency_cycles: int
+    """Of one; so are the next three."""
+    lower_bound_cycles: int
+    tiles: int
+    bottleneck: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """Latency, energy and their proof for one point. The names carry the units."""
 
@@ -64,6 +79,7 @@ class Result:
     ideal_cycles: int
     """No tiling and no schedule is faster: minimum DRAM bytes at full bandwidth, or all MACs at peak."""
     bounds_cycles: Mapping[str, int]
+    """Reason -> cycles; of passes, their sum."""
     binding_bound: str
     gap: float
     """(value - lower bound) / value of the objective: the most by which a schedule of this tiling could be better."""
@@ -100,3 +116,7 @@ class Result:
     point_sha256: str
     """Fingerprint of all inputs, the model's and the machine's numbers included."""
     versions: Mapping[str, str]
+    passes: tuple[PassResult, ...] = ()
+    """Where the layer is too large to be scheduled as a whole: its parts, one after the other. Then `tiling`, `spilled`
+    and the like are of all of them, and the bounds hold for schedules in these passes.
+    """

@@ -13,7 +13,7 @@ from math import fsum, inf
 from stream_mla.accelerator import Accelerator
 from stream_mla.bounds import Bounds, bounds
 from stream_mla.cost import Objective
-from stream_mla.errors import InfeasibleError, NoScheduleError
+from stream_mla.errors import InfeasibleError, NoScheduleError, TooManyTilesError
 from stream_mla.floors import floor_cycles
 from stream_mla.graph import OperatorGraph
 from stream_mla.holding import fullest
@@ -190,7 +190,8 @@ class _Trials:
     def require_one(self) -> None:
         """Refuse a search that found nothing."""
         if not self.found:
-            raise NoScheduleError(_why_none(self.point, self.graph, self.fits_not or self.too_many))
+            kind = TooManyTilesError if self.too_many else NoScheduleError
+            raise kind(_why_none(self.point, self.graph, self.fits_not or self.too_many))
 
 
 def tried(point: Point, graph: OperatorGraph, objective: Objective, progress: Progress) -> Iterator[Candidate]:
@@ -274,6 +275,12 @@ def promising_first(
             place = next(place for place, (_, _, price) in enumerate(later) if price <= least * (1 + ALIKE))
         tiling, floor, _ = later.pop(place)
         yield tiling, floor
+
+
+def promised_tiles(point: Point, graph: OperatorGraph) -> int:
+    """Return the tiles of the tiling that promises most."""
+    tiling, _ = next(promising_first(point, graph, enough=0))
+    return tile_count(graph, tiling)
 
 
 def _why_none(point: Point, graph: OperatorGraph, reasons: Sequence[str]) -> str:

@@ -15,14 +15,16 @@ from stream_mla.bounds import bounds
 from stream_mla.codec import decode, encode
 from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
-from stream_mla.evaluation import Outcome
+from stream_mla.graph import OperatorGraph
+from stream_mla.outcome import Outcome
+from stream_mla.passes import part
 from stream_mla.point import Point
 from stream_mla.result import Result, Status
 from stream_mla.schedule import Schedule, violations
 from stream_mla.search import Candidate, priced
 from stream_mla.tiling import Tiling, tile
 
-FORMAT = 1
+FORMAT = 2
 DIGITS = 16
 """Of the fingerprint in a file's name."""
 FREE = ("objective", "latency_cap_cycles", "time_limit_s", "gap_limit", "seed", "workers")
@@ -31,16 +33,23 @@ MOST_DIFFERENCES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """A schedule of a layer, or of a pass of it, and what it rests on."""
+
+    tiling: Tiling
+    frugal: frozenset[int]
+    schedule: Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A result with the decisions of its schedule."""
+    """A result with the decisions of its schedule, or of those of its passes."""
 
     path: Path
     point: Mapping[str, Any]
     """As JSON."""
     result: Result
-    tiling: Tiling
-    frugal: frozenset[int]
-    schedule: Schedule
+    decisions: tuple[Decisions, ...]
 
 
 def path_of(folder: Path, point: Point) -> Path:
@@ -50,13 +59,15 @@ def path_of(folder: Path, point: Point) -> Path:
 
 def save(folder: Path, point: Point, outcome: Outcome) -> Path:
     """Store a result; what was there before is replaced in one step."""
+    bests = [entry.outcome.best for entry in outcome.passes] or [outcome.best]
+    decisions = [
+        Decisions(tiling=best.problem.cut.tiling, frugal=best.frugal, schedule=best.schedule) for best in bests
+    ]
     content = {
         "format": FORMAT,
         "point": asdict(point),
         "result": encode(outcome.result),
-        "tiling": encode(outcome.problem.cut.tiling),
-        "frugal": sorted(outcome.best.frugal),
-        "schedule": encode(outcome.schedule),
+        "decisions": [encode(entry) for entry in decisions],
     }
     path = path_of(folder, point)
     new = path.with_name(f".{path.name}.{os.getpid()}")
@@ -83,9 +94,7 @@ def load(path: Path) -> Stored:
             path=path,
             point=content["point"],
             result=decode(Result, content["result"]),
-            tiling=decode(Tiling, content["tiling"]),
-            frugal=frozenset(content["frugal"]),
-            schedule=decode(Schedule, content["schedule"]),
+            decisions=tuple(decode(Decisions, entry) for entry in content["decisions"]),
         )
     except OSError as error:
         raise SpecError(str(path), [f"cannot read it: {error.strerror}"]) from error
@@ -94,12 +103,23 @@ def load(path: Path) -> Stored:
         raise SpecError(str(path), [f"not a stored result of this version ({said}): run its point again"]) from error
 
 
-def rebuilt(stored: Stored, point: Point) -> Candidate:
-    """Build the problem and the schedule again; SpecError where the schedule breaks a rule today."""
+def rebuilt(stored: Stored, point: Point) -> list[Candidate]:
+    """Build problem and schedule again, of each pass; SpecError where a schedule breaks a rule today."""
+    graph = lower(point.workload, point.scheme)
+    if not stored.result.passes:
+        return [_rebuilt(stored, point, graph, stored.decisions[0])]
+    operators = {operator.name: operator for operator in graph.operators}
+    return [
+        _rebuilt(stored, point, part(graph, [operators[name] for name in entry.operators], entry.sizes), decisions)
+        for entry, decisions in zip(stored.result.passes, stored.decisions, strict=True)
+    ]
+
+
+def _rebuilt(stored: Stored, point: Point, graph: OperatorGraph, decisions: Decisions) -> Candidate:
     try:
-        cut = tile(lower(point.workload, point.scheme), stored.tiling)
-        problem = priced(cut, point.accelerator, stored.frugal)
-        broken = violations(problem, stored.schedule)
+        cut = tile(graph, decisions.tiling)
+        problem = priced(cut, point.accelerator, decisions.frugal)
+        broken = violations(problem, decisions.schedule)
     except (LookupError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise SpecError(str(stored.path), [f"the stored tiles are not those of this version ({said})"]) from error
@@ -111,8 +131,8 @@ def rebuilt(stored: Stored, point: Point) -> Candidate:
     return Candidate(
         problem=problem,
         limits=bounds(problem),
-        schedule=stored.schedule,
-        frugal=stored.frugal,
+        schedule=decisions.schedule,
+        frugal=decisions.frugal,
         found_by="start",
         origin=stored.result.point_sha256,
     )

@@ -16,13 +16,14 @@ contractions may be in parts too, which are added up at the end: see `row_parts`
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
 from stream_mla.drafts import Boxes, Draft, operator_tiles
 from stream_mla.errors import InfeasibleError
 from stream_mla.graph import COUNTERS, Kind, OperatorGraph, Role
 from stream_mla.grid import Grid, Interval
-from stream_mla.ordering import demand_order
+from stream_mla.ordering import demand_order, successors
 from stream_mla.row_parts import spread_cut
 from stream_mla.tile_work import Box
 from stream_mla.uncollected import uncollected
@@ -115,6 +116,11 @@ class TileGraph:
     """Of each block: the tile that completes it, or -1 for those born in DRAM."""
     users: tuple[tuple[int, ...], ...]
     """Of each block: the tiles that read it."""
+
+    @cached_property
+    def successors(self) -> tuple[tuple[int, ...], ...]:
+        """Of each tile: the tiles that wait for it, in their order."""
+        return successors(self.predecessors)
 
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:

@@ -26,7 +26,9 @@ from stream_mla.accelerator import (
 )
 from stream_mla.attention import lower
 from stream_mla.cost import Cost, Objective
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
+from stream_mla.graph import CONTRACTIONS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
+from stream_mla.point import Point
+from stream_mla.policy import POLICIES, Policy
 from stream_mla.problem import Problem, activities, price
 from stream_mla.routes import find_routes
 from stream_mla.row_parts import can_spread, spread
@@ -278,6 +280,32 @@ def workload(attention: Attention, *, batch: int = 1, query_tokens: int = 1, cac
     return Workload(model=model, batch=batch, query_tokens=query_tokens, cached_tokens=cached_tokens, precision=BYTES)
 
 
+def point_of(
+    work: Workload,
+    accelerator: Accelerator,
+    scheme: str,
+    *,
+    objective: Objective = Objective.LATENCY,
+    policy: Policy = POLICIES["free"],
+    time_limit_s: float = 0.0,
+    gap_limit: float = 0.0,
+    tile_sizes: Mapping[str, int] | None = None,
+) -> Point:
+    """A point without the solver, on one worker."""
+    return Point(
+        workload=work,
+        accelerator=accelerator,
+        scheme=scheme,
+        objective=objective,
+        policy=policy,
+        time_limit_s=time_limit_s,
+        gap_limit=gap_limit,
+        seed=1,
+        workers=1,
+        tile_sizes=tile_sizes or {},
+    )
+
+
 def uncut(local: frozenset[str] = frozenset()) -> Tiling:
     """One tile per operator; everything on chip."""
     return Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=local)
@@ -311,16 +339,6 @@ def graphs(draw: st.DrawFn) -> OperatorGraph:
     return lower(workload(attention, **tokens), scheme)
 
 
-def cuttable(operator: Operator) -> list[str]:
-    """Indices that a tiling may cut: not the axis of a norm, RoPE or softmax statistic, nor the values of attend."""
-    free = [index for index in operator.indices if index not in (*COUNTERS, "w")]
-    if operator.kind in (Kind.NORM, Kind.ROPE):
-        free.remove(operator.inputs[0].indices[-1])
-    if operator.kind is Kind.ATTEND:
-        free.remove(operator.outputs[0].indices[-1])
-    return free
-
-
 @st.composite
 def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill_all: bool = False) -> Tiling:
     """Random piece sizes, up to three indices per operator; random spilled and shared tensors.
@@ -333,8 +351,7 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
     parted = spread(graph, row_parts)
     sizes: dict[str, dict[str, int]] = {}
     for operator in parted.operators:
-        free = cuttable(operator)
-        chosen = draw(st.lists(st.sampled_from(free), max_size=3, unique=True))
+        chosen = draw(st.lists(st.sampled_from(operator.cuttable), max_size=3, unique=True))
         sizes[operator.name] = {index: draw(st.integers(-(-graph.extents[index] // 3), graph.extents[index]))
                                 for index in chosen}  # fmt: skip
     # softmax and attend count the same chunks of keys

@@ -14,8 +14,9 @@ import pytest
 import stream_mla
 from stream_mla.cli import main
 from stream_mla.errors import NoScheduleError
-from stream_mla.evaluation import Outcome, evaluate
+from stream_mla.evaluation import evaluate
 from stream_mla.io import check, load_accelerator, load_model, model_names
+from stream_mla.outcome import Outcome
 from stream_mla.point import Point
 from stream_mla.search import Candidate, Progress
 

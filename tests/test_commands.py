@@ -15,7 +15,8 @@ from stream_mla import store
 from stream_mla.cli import main
 from stream_mla.commands import progress
 from stream_mla.errors import NoScheduleError
-from stream_mla.evaluation import Interrupted, Outcome, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Interrupted, Outcome
 from stream_mla.point import Point
 from stream_mla.policy import POLICIES, Policy
 from stream_mla.search import Candidate, Progress
@@ -140,7 +141,7 @@ def test_what_is_saved_but_broken_is_computed_again(capsys: Captured, tmp_path: 
     file.write_text(whole.replace('"runs"', '"walks"'))
     _, said = ran(capsys, *RUN, *saving)
     assert said.startswith(f"{NAME}: computed again. {file}: 1 problem\n  - not a stored result of this version (")
-    assert json.loads(file.read_text())["schedule"] == json.loads(whole)["schedule"]
+    assert json.loads(file.read_text())["decisions"] == json.loads(whole)["decisions"]
 
 
 def test_a_start_from_a_folder_serves_the_rows_it_fits(capsys: Captured, tmp_path: Path) -> None:

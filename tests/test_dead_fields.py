@@ -13,13 +13,11 @@ from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
 from stream_mla.evaluation import evaluate
-from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.problem import price
 from stream_mla.schedule import energy_parts_pj, peak_sram_bits, violations
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.tiling import tile
-from tests.helpers import bus, core_type, latent, machine, uncut, wire, workload
+from tests.helpers import bus, core_type, latent, machine, point_of, uncut, wire, workload
 
 
 def _base() -> Accelerator:
@@ -52,18 +50,7 @@ def _outcome(accelerator: Accelerator) -> object:
 
 def _evaluated(accelerator: Accelerator) -> object:
     """The same of the cut that `evaluate` chooses, which also looks at the capacity of the DRAM."""
-    point = Point(
-        workload=STEP,
-        accelerator=accelerator,
-        scheme="mla_rc",
-        objective=Objective.LATENCY,
-        policy=POLICIES["free"],
-        time_limit_s=0,
-        gap_limit=0,
-        seed=0,
-        workers=1,
-        tile_sizes={},
-    )
+    point = point_of(STEP, accelerator, "mla_rc")
     try:
         result = evaluate(point).result
     except StreamMlaError as error:

@@ -17,6 +17,7 @@ from stream_mla.result import Status
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import violations
 from stream_mla.workload import Precision, Workload
+from tests.helpers import point_of
 
 EIGHT = Precision(weights=8, cache=8, activations=8, partials=32)
 
@@ -36,18 +37,16 @@ def point(
     tile_sizes: Mapping[str, int] | None = None,
 ) -> Point:
     shape = io.load_model(model)
-    return Point(
-        workload=Workload(
+    return point_of(
+        Workload(
             model=shape, batch=1, query_tokens=query, cached_tokens=cached, precision=precision or shape.precision
         ),
-        accelerator=io.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
-        scheme=scheme,
+        io.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
+        scheme,
         objective=objective,
         policy=policy,
         time_limit_s=time_limit_s,
         gap_limit=gap_limit,
-        seed=1,
-        workers=1,
         tile_sizes=tile_sizes or {},
     )
 

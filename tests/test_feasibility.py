@@ -6,34 +6,25 @@ import pytest
 
 from stream_mla import feasibility, io
 from stream_mla.attention import lower
-from stream_mla.cost import Objective
 from stream_mla.errors import StreamMlaError
 from stream_mla.evaluation import evaluate
 from stream_mla.feasibility import advice, remedies
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.requirements import dram_bits
 from stream_mla.workload import Precision, Workload
-from tests.helpers import latent, workload
+from tests.helpers import latent, point_of, workload
 
 KIB = 8 * 1024
-POINT = Point(
-    workload=Workload(
+POINT = point_of(
+    Workload(
         model=io.load_model("deepseek_v2_lite"),
         batch=8,
         query_tokens=1,
         cached_tokens=1024,
         precision=Precision(weights=8, cache=16, activations=16, partials=32),
     ),
-    accelerator=io.load_accelerator("flat_cloud"),
-    scheme="mla_ru",
-    objective=Objective.LATENCY,
-    policy=POLICIES["free"],
-    time_limit_s=0.0,
-    gap_limit=0.0,
-    seed=1,
-    workers=1,
-    tile_sizes={},
+    io.load_accelerator("flat_cloud"),
+    "mla_ru",
 )
 
 

@@ -15,26 +15,19 @@ import pytest
 
 from stream_mla import io
 from stream_mla.cost import Objective
-from stream_mla.evaluation import Interrupted, evaluate
-from stream_mla.point import Point
-from stream_mla.policy import POLICIES
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Interrupted
 from stream_mla.result import Status
 from stream_mla.schedule import violations
 from stream_mla.workload import Workload
+from tests.helpers import point_of
 
 ROOT = Path(__file__).parents[1]
 MODEL = io.load_model("deepseek_v2_lite")
-POINT = Point(
-    workload=Workload(model=MODEL, batch=1, query_tokens=1, cached_tokens=512, precision=MODEL.precision),
-    accelerator=io.load_accelerator("flat_cloud"),
-    scheme="mla_rc",
-    objective=Objective.LATENCY,
-    policy=POLICIES["free"],
-    time_limit_s=0.0,
-    gap_limit=0.0,
-    seed=1,
-    workers=1,
-    tile_sizes={},
+POINT = point_of(
+    Workload(model=MODEL, batch=1, query_tokens=1, cached_tokens=512, precision=MODEL.precision),
+    io.load_accelerator("flat_cloud"),
+    "mla_rc",
 )
 
 

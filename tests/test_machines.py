@@ -9,15 +9,14 @@ import pytest
 
 from stream_mla import search
 from stream_mla.accelerator import Accelerator
-from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
 from stream_mla.evaluation import evaluate
 from stream_mla.io import accelerator_names, load_accelerator, load_model
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.routes import OFF_CHIP, find_routes
 from stream_mla.schedule import violations
 from stream_mla.workload import Precision, Workload
+from tests.helpers import point_of
 
 FOLDER = Path(__file__).parent.parent / "accelerators"
 MANY_CORES = ("a100", "h100", "h200", "b200", "mi300x")
@@ -32,18 +31,7 @@ def _point(accelerator: Accelerator, model: str, cached_tokens: int) -> Point:
         cached_tokens=cached_tokens,
         precision=Precision(weights=8, cache=8, activations=8, partials=32),
     )
-    return Point(
-        workload=workload,
-        accelerator=accelerator,
-        scheme="mla_absorbed",
-        objective=Objective.LATENCY,
-        policy=POLICIES["free"],
-        time_limit_s=0,
-        gap_limit=1,
-        seed=0,
-        workers=1,
-        tile_sizes={},
-    )
+    return point_of(workload, accelerator, "mla_absorbed", gap_limit=1)
 
 
 @pytest.mark.parametrize("name", [name for name in accelerator_names() if name != "h800"])

@@ -23,7 +23,7 @@ from stream_mla.routes import find_routes
 from stream_mla.schedulers.cp_sat import Budget, improve
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.tiling import tile
-from tests.helpers import Step, block, bus, core_type, cuttable, graphs, hand_problem, machine, uncut
+from tests.helpers import Step, block, bus, core_type, graphs, hand_problem, machine, uncut
 from tests.oracle import tiny_problem
 
 BUDGET = Budget(time_limit_s=1, gap_limit=0.0, seed=1, workers=1)
@@ -108,7 +108,7 @@ def layers(draw: st.DrawFn) -> Problem:
     free = [operator for operator in graph.operators if operator.kind in (Kind.EINSUM, Kind.NORM)]
     sizes: dict[str, dict[str, int]] = {}
     for operator in draw(st.lists(st.sampled_from(free), max_size=2, unique_by=lambda entry: entry.name)):
-        index = draw(st.sampled_from(cuttable(operator)))
+        index = draw(st.sampled_from(operator.cuttable))
         sizes[operator.name] = {index: -(-graph.extents[index] // 2)}
     inner = sorted(name for name, tensor in graph.tensors.items() if tensor.role is Role.ACTIVATION)
     spilled = draw(st.sets(st.sampled_from(inner), max_size=3)) - graph.local

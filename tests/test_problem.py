@@ -10,13 +10,11 @@ from stream_mla.attention import lower
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
 from stream_mla.evaluation import evaluate
-from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.problem import Problem, activities, price
 from stream_mla.routes import OFF_CHIP, Route, find_routes
 from stream_mla.tiling import tile
 from stream_mla.work import Gemm
-from tests.helpers import Step, block, bus, core_type, hand_problem, latent, machine, uncut, wire, workload
+from tests.helpers import Step, block, bus, core_type, hand_problem, latent, machine, point_of, uncut, wire, workload
 
 
 def _route(accelerator: Accelerator, source: int, target: int) -> tuple[str, list[str], int, int]:
@@ -145,18 +143,7 @@ def test_a_core_whose_array_is_too_narrow_has_no_cost() -> None:
 @pytest.mark.parametrize("widths", [(4, 8), (8, 4)])
 def test_a_layer_runs_beside_a_core_that_is_too_narrow_for_it(widths: tuple[int, int]) -> None:
     types = [core_type(f"{bits} bit", operand_bits=bits) for bits in widths]
-    point = Point(
-        workload=workload(latent()),
-        accelerator=machine(*types),
-        scheme="mla_absorbed",
-        objective=Objective.LATENCY,
-        policy=POLICIES["free"],
-        time_limit_s=0,
-        gap_limit=0,
-        seed=0,
-        workers=1,
-        tile_sizes={},
-    )
+    point = point_of(workload(latent()), machine(*types), "mla_absorbed")
     outcome = evaluate(point)
     products = [r for r in outcome.schedule.runs if isinstance(outcome.problem.cut.tiles[r.tile].work, Gemm)]
 

@@ -20,29 +20,21 @@ from stream_mla.describe import (
 )
 from stream_mla.errors import InfeasibleError
 from stream_mla.io import load_accelerator, load_model
-from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.report import SCHEME_DESCRIPTIONS, WIDTH, as_json, failure, front_table, table
 from stream_mla.result import Result, Status
 from stream_mla.workload import Precision, Workload
+from tests.helpers import point_of
 
-POINT = Point(
-    workload=Workload(
+POINT = point_of(
+    Workload(
         model=load_model("deepseek_v3"),
         batch=2,
         query_tokens=1,
         cached_tokens=4096,
         precision=Precision(weights=8, cache=16, activations=16, partials=32),
     ),
-    accelerator=load_accelerator("flat_cloud"),
-    scheme="mla_rc",
-    objective=Objective.LATENCY,
-    policy=POLICIES["free"],
-    time_limit_s=0.0,
-    gap_limit=0.0,
-    seed=0,
-    workers=1,
-    tile_sizes={},
+    load_accelerator("flat_cloud"),
+    "mla_rc",
 )
 
 RESULT = Result(

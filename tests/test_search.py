@@ -16,28 +16,20 @@ from stream_mla.evaluation import evaluate
 from stream_mla.holding import fullest
 from stream_mla.planning import plans
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
 from stream_mla.problem import Problem
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.search import GAIN, faster, promising_first, tried
 from stream_mla.workload import Workload
-from tests.helpers import core_type, machine, problems
+from tests.helpers import core_type, machine, point_of, problems
 
 
 def _point(model: str, scheme: str, accelerator: str, cached: int) -> Point:
     layer = io.load_model(model)
-    return Point(
-        workload=Workload(model=layer, batch=1, query_tokens=1, cached_tokens=cached, precision=layer.precision),
-        accelerator=io.load_accelerator(accelerator),
-        scheme=scheme,
-        objective=Objective.LATENCY,
-        policy=POLICIES["free"],
-        time_limit_s=0.0,
-        gap_limit=0.0,
-        seed=0,
-        workers=1,
-        tile_sizes={},
+    return point_of(
+        Workload(model=layer, batch=1, query_tokens=1, cached_tokens=cached, precision=layer.precision),
+        io.load_accelerator(accelerator),
+        scheme,
     )
 
 

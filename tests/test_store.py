@@ -12,30 +12,24 @@ import pytest
 from stream_mla import io, store
 from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
-from stream_mla.evaluation import Outcome, evaluate
-from stream_mla.point import Point
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Outcome
 from stream_mla.policy import POLICIES
 from stream_mla.result import Status
 from stream_mla.workload import Precision, Workload
+from tests.helpers import point_of
 
 Content = dict[str, Any]
-POINT = Point(
-    workload=Workload(
+POINT = point_of(
+    Workload(
         model=io.load_model("deepseek_v2_lite"),
         batch=1,
         query_tokens=1,
         cached_tokens=128,
         precision=Precision(weights=8, cache=8, activations=8, partials=32),
     ),
-    accelerator=io.load_accelerator("flat_cloud"),
-    scheme="mla_ru",
-    objective=Objective.LATENCY,
-    policy=POLICIES["free"],
-    time_limit_s=0.0,
-    gap_limit=0.0,
-    seed=1,
-    workers=1,
-    tile_sizes={},
+    io.load_accelerator("flat_cloud"),
+    "mla_ru",
 )
 DRAM = POINT.accelerator.dram
 FASTER = replace(POINT, accelerator=replace(POINT.accelerator, dram=replace(DRAM, bandwidth=2 * DRAM.bandwidth)))
@@ -61,9 +55,10 @@ def edited(path: Path, change: Callable[[Content], None]) -> Path:
 def test_what_is_stored_is_what_is_loaded(outcome: Outcome, path: Path) -> None:
     stored = store.load(path)
     assert path.name == f"{POINT.sha256[:16]}.json"
-    assert (stored.result, stored.schedule) == (outcome.result, outcome.schedule)
-    assert stored.tiling == outcome.problem.cut.tiling
-    again = store.rebuilt(stored, POINT)
+    [decisions] = stored.decisions
+    assert (stored.result, decisions.schedule) == (outcome.result, outcome.schedule)
+    assert decisions.tiling == outcome.problem.cut.tiling
+    [again] = store.rebuilt(stored, POINT)
     assert again.problem == outcome.problem
     assert (again.latency_cycles, again.energy_pj) == (outcome.result.latency_cycles, outcome.result.energy_pj)
     assert again.origin == POINT.sha256
@@ -74,14 +69,14 @@ def test_what_is_stored_is_what_is_loaded(outcome: Outcome, path: Path) -> None:
 def test_mappings_are_stored_too(objective: Objective, tmp_path: Path) -> None:
     point = replace(POINT, objective=objective)
     outcome = evaluate(point)
-    again = store.rebuilt(store.load(store.save(tmp_path, point, outcome)), point)
+    [again] = store.rebuilt(store.load(store.save(tmp_path, point, outcome)), point)
     assert again.frugal == outcome.best.frugal
     assert again.energy_pj == outcome.result.energy_pj
 
 
 def test_a_start_is_never_made_worse(outcome: Outcome, path: Path) -> None:
     """The search is made poor by pieces set by hand, which the stored schedule does not have."""
-    start = store.rebuilt(store.load(path), POINT)
+    [start] = store.rebuilt(store.load(path), POINT)
     poor = replace(POINT, tile_sizes={"k": 16}, seed=2)
     alone, warm = evaluate(poor).result, evaluate(poor, starts=[start]).result
     assert alone.latency_cycles > outcome.result.latency_cycles == warm.latency_cycles
@@ -137,7 +132,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_schedule_that_breaks_a_rule_is_refused(path: Path) -> None:
     def hurry(content: Content) -> None:
-        runs = content["schedule"]["runs"]
+        runs = content["decisions"][0]["schedule"]["runs"]
         start = runs["fields"].index("start")
         runs["rows"][0][start] -= 1
 
@@ -152,7 +147,7 @@ def test_a_schedule_that_breaks_a_rule_is_refused(path: Path) -> None:
 
 
 def newer(content: Content) -> None:
-    content["format"] = 2
+    content["format"] = 3
 
 
 def without_latency(content: Content) -> None:
@@ -160,13 +155,13 @@ def without_latency(content: Content) -> None:
 
 
 def without_schedule(content: Content) -> None:
-    del content["schedule"]
+    del content["decisions"]
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (newer, "stored in format 2, this version reads 1"),
+        (newer, "stored in format 3, this version reads 2"),
         (
             without_latency,
             "not a stored result of this version (TypeError: Result.__init__() missing 1 required keyword-only "
@@ -174,7 +169,7 @@ def without_schedule(content: Content) -> None:
         ),
         (
             without_schedule,
-            "not a stored result of this version (KeyError: 'schedule'): run its point again",
+            "not a stored result of this version (KeyError: 'decisions'): run its point again",
         ),
     ],
 )

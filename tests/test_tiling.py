@@ -18,7 +18,7 @@ from stream_mla.interpret import execute
 from stream_mla.tile_work import region
 from stream_mla.tiling import TileGraph, Tiling, tile
 from stream_mla.work import Gemm, VectorWork
-from tests.helpers import cuttable, graphs, grouped, latent, tilings, uncut, workload
+from tests.helpers import graphs, grouped, latent, tilings, uncut, workload
 
 
 @st.composite
@@ -132,6 +132,7 @@ def test_tiles_stand_in_an_order_in_which_they_can_run(cut: TileGraph) -> None:
         before = made | ({last_of[entry.chain]} if entry.step else set[int]())
         assert cut.predecessors[number] == tuple(sorted(before))
         assert max(before, default=-1) < number
+        assert cut.successors[number] == tuple(n for n, needed in enumerate(cut.predecessors) if number in needed)
         steps[entry.chain] += 1
         last_of[entry.chain] = number
     assert sorted(last_of.values()) == [n for n, entry in enumerate(cut.tiles) if entry.last]
@@ -218,7 +219,7 @@ def test_a_cut_layer_computes_what_the_uncut_layer_computes(data: st.DataObject)
 def test_what_may_be_cut_is_cut_as_asked(cut: TileGraph) -> None:
     for operator in cut.graph.operators:
         sizes = cut.tiling.sizes[operator.name]
-        for index in cuttable(operator):
+        for index in operator.cuttable:
             if index == "k":
                 continue
             extent = cut.graph.extents[index]

@@ -8,10 +8,8 @@ import pytest
 
 from stream_mla import io
 from stream_mla.bounds import bounds
-from stream_mla.cost import Objective
-from stream_mla.evaluation import Interrupted, evaluate
-from stream_mla.point import Point
-from stream_mla.policy import POLICIES
+from stream_mla.evaluation import evaluate
+from stream_mla.outcome import Interrupted
 from stream_mla.problem import Problem, activities
 from stream_mla.result import Status
 from stream_mla.schedule import Schedule, violations
@@ -21,7 +19,7 @@ from stream_mla.schedulers.steps import moved, read_steps, times
 from stream_mla.schedulers.windows import Improved, improve_windows
 from stream_mla.simulate import replay
 from stream_mla.workload import Workload
-from tests.helpers import Step, block, core_type, hand_problem, machine
+from tests.helpers import Step, block, core_type, hand_problem, machine, point_of
 from tests.oracle import choices, exhaustive
 from tests.test_oracle import Maker, instances, late, multicast, phased, plain
 
@@ -130,19 +128,13 @@ def test_an_interrupt_leaves_the_best() -> None:
 
 def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = io.load_model("deepseek_v2_lite")
-    point = Point(
-        workload=Workload(model=model, batch=1, query_tokens=1, cached_tokens=512, precision=model.precision),
-        accelerator=io.load_accelerator("flat_cloud"),
-        scheme="mla_absorbed",
-        objective=Objective.LATENCY,
-        policy=POLICIES["free"],
+    point = point_of(
+        Workload(model=model, batch=1, query_tokens=1, cached_tokens=512, precision=model.precision),
+        io.load_accelerator("flat_cloud"),
+        "mla_absorbed",
         time_limit_s=3.0,
-        gap_limit=0.0,
-        seed=1,
-        workers=1,
-        tile_sizes={},
     )
-    monkeypatch.setattr("stream_mla.evaluation.MOST_ACTIVITIES", 100)
+    monkeypatch.setattr("stream_mla.hunt.MOST_ACTIVITIES", 100)
     result = evaluate(point).result
     assert result.solver_status.endswith(" windows")
     assert result.scheduler == "windows"
@@ -156,7 +148,7 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
         evaluate(point)
     assert caught.value.outcome.result.status is Status.INTERRUPTED
     assert caught.value.outcome.result.solver_status == "0 gains in 1 windows"
-    monkeypatch.setattr("stream_mla.evaluation.MOST_IN_WINDOWS", 100)
+    monkeypatch.setattr("stream_mla.hunt.MOST_IN_WINDOWS", 100)
     assert evaluate(replace(point, time_limit_s=1.0)).result.solver_status.startswith("skipped")
 
 

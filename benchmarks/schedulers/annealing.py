@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.schedulers.heft import heft
-from benchmarks.schedulers.placed import in_precedence, scheduled, successors
+from benchmarks.schedulers.placed import scheduled
 from stream_mla.errors import NoScheduleError
 from stream_mla.problem import Problem
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.ranks import in_precedence
 
 FIRST, LAST = 0.02, 0.0001
 """Temperature at the beginning and the end, as shares of the first latency."""
@@ -56,7 +57,7 @@ def annealed(problem: Problem, seconds: float, seed: int) -> tuple[Schedule, int
     """Return the best schedule found in the time given, HEFT's included, and the number of steps."""
     deadline = time.perf_counter() + seconds
     best, placed, _ = heft(problem)
-    walk, after = _Walk(problem, placed.cores, placed.order, seed), successors(problem)
+    walk = _Walk(problem, placed.cores, placed.order, seed)
     first = now = best.latency_cycles
     began = last = time.perf_counter()
     steps, longest = 0, 0.0
@@ -64,7 +65,7 @@ def annealed(problem: Problem, seconds: float, seed: int) -> tuple[Schedule, int
         steps += 1
         cores, keys = walk.step()
         try:
-            schedule = scheduled(problem, cores, in_precedence(problem, after, keys))
+            schedule = scheduled(problem, cores, in_precedence(problem, keys))
         except NoScheduleError:
             schedule = None
         share = (time.perf_counter() - began) / max(1e-9, deadline - began)

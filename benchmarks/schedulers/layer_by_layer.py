@@ -13,24 +13,15 @@ from benchmarks.schedulers.placed import scheduled
 from stream_mla.accelerator import Accelerator
 from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, Operator, OperatorGraph, Role
+from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, Role
 from stream_mla.problem import Problem, price
 from stream_mla.schedule import Schedule
 from stream_mla.tiling import TileGraph, Tiling, tile, tile_count
 
 ATTENTION = (Kind.SOFTMAX, Kind.ATTEND)
-MOST_TILES = 400_000
-"""Finer tilings are not tried."""
-
-
-def _free(operator: Operator) -> list[str]:
-    """Indices that may be cut: not the axis of a norm or RoPE, nor the values of attend."""
-    free = [index for index in operator.indices if index not in (*COUNTERS, "w")]
-    if operator.kind in (Kind.NORM, Kind.ROPE):
-        free.remove(operator.inputs[0].indices[-1])
-    if operator.kind is Kind.ATTEND:
-        free.remove(operator.outputs[0].indices[-1])
-    return free
+MOST_TILES = 100_000
+"""Finer tilings are not tried: as all goes through DRAM, a tile has up to 50 moves, and takes up to 4 ms to schedule
+and check. No shipped instance takes much more than two minutes so; with four times as many, some took over ten."""
 
 
 def _bits(graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int]) -> int:
@@ -46,10 +37,9 @@ def _bits(graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int]) ->
 
 
 def _cut(graph: OperatorGraph, operator: Operator, units: int, room: float) -> dict[str, int]:
-    free = _free(operator)
     made = {index for operand in operator.outputs for index in operand.indices}
-    sizes = {index: graph.extents[index] for index in free}
-    for index in sorted((i for i in free if i in made and i != "k"), key=lambda i: -graph.extents[i]):
+    sizes = {index: graph.extents[index] for index in operator.cuttable}
+    for index in sorted((i for i in operator.cuttable if i in made and i != "k"), key=lambda i: -graph.extents[i]):
         pieces = min(units, graph.extents[index])
         sizes[index] = -(-graph.extents[index] // pieces)
         units = -(-units // pieces)
@@ -70,7 +60,7 @@ def fixed_tiling(graph: OperatorGraph, machine: Accelerator, share: float) -> Ti
     attention = [operator.name for operator in graph.operators if operator.kind in ATTENTION]
     chunk = min(sizes[name]["k"] for name in attention)
     attend = next(operator for operator in graph.operators if operator.kind is Kind.ATTEND)
-    rows = prod(graph.extents[index] for index in _free(attend) if index != "k")
+    rows = prod(graph.extents[index] for index in attend.cuttable if index != "k")
     parts = max(1, min(len(arrays) // rows, graph.extents["k"]))
     for name in attention:
         sizes[name]["k"] = min(chunk, -(-graph.extents["k"] // parts))

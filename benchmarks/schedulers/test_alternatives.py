@@ -6,16 +6,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks.schedulers.annealing import annealed
-from benchmarks.schedulers.heft import heft, upward_ranks
+from benchmarks.schedulers.heft import heft
 from benchmarks.schedulers.instances import INSTANCES
 from benchmarks.schedulers.layer_by_layer import layer_by_layer
-from benchmarks.schedulers.placed import in_precedence, successors
 from benchmarks.schedulers.results import Row, failures
 from benchmarks.schedulers.worker import Facts, Measured, checked
 from stream_mla.accelerator import OperandPrecision
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds
 from stream_mla.problem import Problem
+from stream_mla.schedulers.greedy import greedy, variants
+from stream_mla.schedulers.ranks import in_precedence, rank_order, upward_ranks
 from tests.helpers import (
     LATENT_SCHEMES,
     Step,
@@ -93,10 +94,9 @@ def example() -> Problem:
 
 def test_upward_ranks_are_those_of_the_paper() -> None:
     problem = example()
-    ranks = upward_ranks(problem, successors(problem))
+    ranks = upward_ranks(problem)
     assert [round(rank, 3) for rank in ranks] == [108, 77, 80, 80, 69, 63.333, 42.667, 35.667, 44.333, 14.667]
-    order = in_precedence(problem, successors(problem), [-round(rank, 6) for rank in ranks])
-    assert [tile + 1 for tile in order] == [1, 3, 4, 2, 5, 6, 9, 7, 8, 10]
+    assert [tile + 1 for tile in rank_order(problem)] == [1, 3, 4, 2, 5, 6, 9, 7, 8, 10]
 
 
 def test_heft_of_the_example_of_the_paper() -> None:
@@ -108,10 +108,19 @@ def test_heft_of_the_example_of_the_paper() -> None:
 
 
 @given(problem=problems())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_ours_is_never_worse_than_heft(problem: Problem) -> None:
+    """What HEFT finds is among the variants, or equals what greedy or a variant does."""
+    ours = min(greedy(problem).latency_cycles, *(schedule.latency_cycles for schedule in variants(problem)))
+    schedule, _, _ = heft(problem)
+    assert ours <= schedule.latency_cycles
+
+
+@given(problem=problems())
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_every_alternative_is_valid_and_not_below_the_bound(problem: Problem) -> None:
     order = range(len(problem.cut.tiles))
-    assert in_precedence(problem, successors(problem), order) == list(order)
+    assert in_precedence(problem, order) == list(order)
     limit = bounds(problem).lower_bound_cycles
     schedule, _, _ = heft(problem)
     assert checked(problem, schedule) >= limit

@@ -10,7 +10,7 @@ from stream_mla.commands.values import not_negative
 from stream_mla.errors import InfeasibleError, NoScheduleError
 
 if TYPE_CHECKING:
-    from stream_mla.evaluation import Outcome
+    from stream_mla.outcome import Outcome
     from stream_mla.point import Point
     from stream_mla.result import Result
 
@@ -51,7 +51,7 @@ def handle(arguments: argparse.Namespace) -> int:
 
 def _front(point: "Point", rows: list["Result"], arguments: argparse.Namespace) -> int:
     """Append the points of one front that are done."""
-    from stream_mla.evaluation import Interrupted
+    from stream_mla.outcome import Interrupted
     from stream_mla.pareto import front, non_dominated
 
     name = f"{point.workload.model.name} {point.scheme}"

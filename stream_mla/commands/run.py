@@ -96,6 +96,7 @@ def _explained(
 def _row(point: "Point", start: "Stored | None", rows: list["Row"], name: str, arguments: argparse.Namespace) -> None:
     """Append the row of a point: what is stored of it, or what a search finds, which is then stored."""
     from stream_mla import evaluation, store
+    from stream_mla.outcome import Interrupted
 
     folder = Path(arguments.save) if arguments.save else None
     stored = None if folder is None or arguments.again else _stored(folder, point, name)
@@ -103,15 +104,16 @@ def _row(point: "Point", start: "Stored | None", rows: list["Row"], name: str, a
         print(f"{name}: reused {stored.path}", file=sys.stderr)
         rows.append(stored.result)
         return
-    if stored is not None:
+    if stored is not None and not stored.result.passes:
         print(f"{name}: goes on from {stored.path}, which was interrupted", file=sys.stderr)
     sources = [source for source in (stored, start) if source is not None]
-    candidates = [store.rebuilt(source, point) for source in sources]
+    # what was scheduled in passes is no start: there is no schedule of the whole to go on from
+    candidates = [store.rebuilt(source, point)[0] for source in sources if not source.result.passes]
     interrupted = False
     with shown(name, verbose=arguments.verbose) as progress:
         try:
             outcome = evaluation.evaluate(point, progress, candidates)
-        except evaluation.Interrupted as interrupt:
+        except Interrupted as interrupt:
             outcome, interrupted = interrupt.outcome, True
     rows.append(outcome.result)
     if folder is not None:

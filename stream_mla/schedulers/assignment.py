@@ -56,10 +56,10 @@ class _Assignment:
         self.cycles_per_bit: dict[int, Times] = {}
         self.choices: dict[tuple[int, ...], _Choice] = {}
         self.can_wait = can_wait(problem)
-        self.share = problem.resources[0].capacity / SHARE / max(1, len(list(problem.accelerator.array_cores())))
+        arrays = max(1, len(list(problem.accelerator.array_cores())))
+        self.share = problem.resources[0].capacity / SHARE / arrays
         """Of the DRAM's bandwidth, for each core with an array."""
         self.loads = self._load_cycles()
-        arrays = max(1, len(list(problem.accelerator.array_cores())))
         self.fair = sum(max(problem.minimum_cycles[n], load) for n, load in enumerate(self.loads)) / arrays
         """Cycles of all tiles, for each core with an array."""
         self.present: dict[int, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(count, dtype=np.bool_))
@@ -110,14 +110,14 @@ class _Assignment:
         if len(choice.cores) == 1:
             return int(choice.cores[0])
         members = problem.cluster_tiles[cluster]
+        reads = {block for member in members for block in cut.tiles[member].reads}
+        if self.gather and (core := self._sharer(choice, reads, members)) >= 0:
+            return core
         ready = max((self.end[before] for before in cut.predecessors[first]), default=0.0)
         unit = problem.unit(first, 0)
         done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
         if self.even or (cut.tiles[first].operator in cut.tiling.early and len(members) > 1):
             done = done + self.promised[choice.cores]
-        reads = {block for member in members for block in cut.tiles[member].reads}
-        if self.gather and (core := self._sharer(choice, reads, members)) >= 0:
-            return core
         for block in reads:
             maker = cut.maker[block]
             source = -1 if maker < 0 or cut.blocks[block].via_dram else self.core_of[cut.tiles[maker].cluster]

@@ -45,10 +45,6 @@ class _Expectation:
         self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
         self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
         self.waiting = [len(before) for before in cut.predecessors]
-        self.after: list[list[int]] = [[] for _ in cut.tiles]
-        for number, before in enumerate(cut.predecessors):
-            for other in before:
-                self.after[other].append(number)
         self.can_wait = can_wait(problem)
         self.queue: dict[int, deque[int]] = defaultdict(deque)
         """Of each unit that works in tile order: its tiles, but those that can wait."""
@@ -197,7 +193,7 @@ class _Expectation:
             if number < len(self.start):
                 self.busy.discard(self.unit_of[number])
                 sent = self._send(number, now)
-                met = [other for other in self.after[number] if other not in sent]
+                met = [other for other in self.problem.cut.successors[number] if other not in sent]
                 woken = [self.unit_of[number]]
             else:
                 met, woken = [number - len(self.start)], []

@@ -5,7 +5,7 @@ cycles over the kinds of cores, and mean transfers over the routes.
 """
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP, SHARE, Route
@@ -31,33 +31,37 @@ def upward_ranks(problem: Problem) -> list[float]:
         ranks[number] = after[number] + sum(cost.cycles for cost in costs) / len(costs)
         for before in cut.predecessors[number]:
             after[before] = max(after[before], ranks[number])
+        sent: dict[int, float] = {}
+        """Cycles of all that each maker sends to this tile."""
         for block in cut.tiles[number].reads:
             info, maker = cut.blocks[block], cut.maker[block]
             if maker >= 0:
                 cycles = info.bits * per_bit + latency
                 if info.via_dram:
                     cycles = info.bits * (store + load) + store_latency + load_latency
-                after[maker] = max(after[maker], ranks[number] + cycles)
+                sent[maker] = sent.get(maker, 0.0) + cycles
+        for maker, cycles in sent.items():
+            after[maker] = max(after[maker], ranks[number] + cycles)
     return ranks
 
 
-def rank_order(problem: Problem) -> list[int]:
-    """Phase by phase the tiles with the largest rank first, none before those it needs; ties in tile order."""
-    tiles = problem.cut.tiles
-    ranks = [round(rank, 6) for rank in upward_ranks(problem)]
+def in_precedence(problem: Problem, keys: Sequence[float]) -> list[int]:
+    """Phase by phase the tiles with the smallest keys first, none before those it needs; ties in tile order."""
+    phases, successors = [tile.phase for tile in problem.cut.tiles], problem.cut.successors
     waiting = [len(before) for before in problem.cut.predecessors]
-    after: list[list[int]] = [[] for _ in tiles]
-    for number, before in enumerate(problem.cut.predecessors):
-        for other in before:
-            after[other].append(number)
-    ready = [(tiles[number].phase, -ranks[number], number) for number, count in enumerate(waiting) if not count]
+    ready = [(phases[number], keys[number], number) for number, count in enumerate(waiting) if not count]
     heapq.heapify(ready)
     order: list[int] = []
     while ready:
         number = heapq.heappop(ready)[-1]
         order.append(number)
-        for other in after[number]:
+        for other in successors[number]:
             waiting[other] -= 1
             if not waiting[other]:
-                heapq.heappush(ready, (tiles[other].phase, -ranks[other], other))
+                heapq.heappush(ready, (phases[other], keys[other], other))
     return order
+
+
+def rank_order(problem: Problem) -> list[int]:
+    """Phase by phase the tiles with the largest rank first, none before those it needs; ties in tile order."""
+    return in_precedence(problem, [-round(rank, 6) for rank in upward_ranks(problem)])

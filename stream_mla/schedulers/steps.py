@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_mla.ordering import successors
 from stream_mla.problem import Problem
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import Schedule, route_of
@@ -86,10 +87,6 @@ def read_steps(problem: Problem, schedule: Schedule) -> Steps:
     shares = tuple(tuple((resource, route.demand) for resource in route.resources) for route, _ in known)
     loads = [move.source == OFF_CHIP for move in moves]
     before = _before(problem, schedule)
-    after: list[list[int]] = [[] for _ in before]
-    for step, needed in enumerate(before):
-        for other in needed:
-            after[other].append(step)
     latency = (*(0 for _ in runs), *(route.latency_cycles for route, _ in known))
     late = (
         tuple(schedule.held[copy].core for copy in move.filled) if load and problem.cut.blocks[move.block].late else ()
@@ -101,7 +98,7 @@ def read_steps(problem: Problem, schedule: Schedule) -> Steps:
         latency=latency,
         latencies=np.array(latency, dtype=np.int64),
         before=before,
-        after=tuple(tuple(waiting) for waiting in after),
+        after=successors(before),
         units=(*(problem.unit(run.tile, run.core) for run in runs), *(-1 for _ in moves)),
         shares=(*(() for _ in runs), *shares),
         late=(*(() for _ in runs), *late),
