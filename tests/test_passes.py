@@ -181,8 +181,8 @@ def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> 
     first, second, _ = (f"{entry.latency_cycles:,} cycles" for entry in result.passes)
     assert (
         "mla_absorbed has too many tiles to be scheduled as a whole. It runs in passes, one after the other, and its "
-        f"gap is that of schedules in these passes: kv_latent to key_rope 2 times with q=128 each, {first}; "
-        f"query to head_out 8 times with h=2 each, {second}; out"
+        f"gap is that of schedules in these passes: kv_latent to key_rope {first}; "
+        f"query to head_out 8 times with h=2 each, {second}; out 2 times with q=128 each"
     ) in told
 
 
