@@ -25,6 +25,7 @@ from stream_mla.schedule import Schedule
 from stream_mla.schedulers.no_room import no_room
 from stream_mla.schedulers.remaining import BeatenError, Remaining
 from stream_mla.schedulers.timing import timed
+from stream_mla.schedulers.traffic import Traffic
 
 LOOK_EVERY = 100
 """So many instants pass between two looks at what is left."""
@@ -60,15 +61,11 @@ class Forward:
         self.granted = [False] * len(acts.copies)
         self.complete = [False] * len(acts.copies)
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
-        self.free_share = [resource.capacity for resource in problem.resources]
         self.unit_free = [True] * (2 * len(problem.cores))
         self.ready_tiles: dict[int, list[int]] = defaultdict(list)
         self.touched_units: set[int] = set()
-        self.offered: list[tuple[int, int]] = []
-        """Moves that became ready at this instant, with their urgency."""
-        self.blocked: list[list[tuple[int, int]]] = [[] for _ in problem.resources]
-        """Ready moves that found too little bandwidth left on a resource: a heap of each."""
-        self.freed: set[int] = set()
+        self.traffic = Traffic(problem.resources)
+        self.now = 0
         self.events: list[tuple[int, int, _Event, bool, int]] = []
         self._prepare_moves()
         self.remaining = Remaining(problem, self.unit_of, self.cycles, self.moves)
@@ -177,7 +174,10 @@ class Forward:
         if phase > self.phase:
             self.held_back[phase].append(number)
         else:
-            self.offered.append((self.priority[number], number))
+            self._offer(number)
+
+    def _offer(self, number: int) -> None:
+        self.traffic.offer(self.priority[number], number, self.moves[number].route)
 
     def _phase_of_load(self, number: int) -> int:
         """The phase of the first tile that needs it; other moves have none."""
@@ -193,56 +193,40 @@ class Forward:
             heapq.heappush(self.ready_tiles[unit], self.rank[tile])
             self.touched_units.add(unit)
 
-    def _start_all(self, now: int) -> None:
+    def _start_all(self) -> None:
         """Start what can start: on freed units, then moves in order of urgency."""
         for unit in self.touched_units:
             if self.ready_tiles[unit] and self.unit_free[unit] and (unit % 2 or not self.late_under_way[unit // 2]):
                 tile = self.order[heapq.heappop(self.ready_tiles[unit])]
                 self.unit_free[unit] = False
-                self.run_start[tile] = now
+                self.run_start[tile] = self.now
                 cycles = self.cycles[tile]
                 self.remaining.on_unit[unit] -= cycles
-                end = now + cycles
+                end = self.now + cycles
                 heapq.heappush(self.events, (end, tile, _Event.END, True, tile))
         for unit in self.touched_units:
             if unit % 2 == 0 and self.late_waiting[unit // 2]:
                 self._offer_late(unit // 2)
         self.touched_units.clear()
-        pool = [(priority, number, -1) for priority, number in self.offered]
-        pool += [(*self.blocked[resource][0], resource) for resource in self.freed if self.blocked[resource]]
-        self.offered.clear()
-        self.freed.clear()
-        heapq.heapify(pool)
-        while pool:
-            priority, number, queue = heapq.heappop(pool)
-            if queue >= 0:  # the first in line may have changed since
-                priority, number = heapq.heappop(self.blocked[queue])
-            short = self._start_move_if(number, now)
-            if short >= 0:
-                heapq.heappush(self.blocked[short], (priority, number))
-            if queue >= 0 and self.blocked[queue] and self.free_share[queue] > 0 and queue != short:
-                heapq.heappush(pool, (*self.blocked[queue][0], queue))
+        self.traffic.start(self._waits_for_turn, self._begin_move)
 
-    def _start_move_if(self, number: int, now: int) -> int:
-        """Start a move, or let it wait for its turn, or return a resource that has too little bandwidth left."""
+    def _waits_for_turn(self, number: int) -> bool:
+        """Whether a load is late and may not start yet: then it is set aside until something about an array changes."""
+        if not self.late[number] or self._may_load_late(number):
+            return False
+        for core in self.late[number]:
+            self.late_waiting[core].add(number)
+        return True
+
+    def _begin_move(self, number: int) -> None:
         move = self.moves[number]
-        if self.late[number] and not self._may_load_late(number):
-            for core in self.late[number]:
-                self.late_waiting[core].add(number)
-            return -1
-        for resource in move.route.resources:
-            if self.free_share[resource] < move.route.demand:
-                return resource
-        self.move_start[number] = now
+        self.move_start[number] = self.now
         self.remaining.remove(move)
-        for resource in move.route.resources:
-            self.free_share[resource] -= move.route.demand
         for core in self.late[number]:
             self.late_under_way[core] += 1
-        end = now + move.cycles
+        end = self.now + move.cycles
         heapq.heappush(self.events, (end, number, _Event.END, False, number))
         heapq.heappush(self.events, (end + move.route.latency_cycles, number, _Event.ARRIVAL, False, number))
-        return -1
 
     def _may_load_late(self, number: int) -> bool:
         """Whether no array that it stops works or could, and some core cannot go on in order without it."""
@@ -262,17 +246,17 @@ class Forward:
             if self._may_load_late(number):
                 for other in self.late[number]:
                     self.late_waiting[other].discard(number)
-                self.offered.append((self.priority[number], number))
+                self._offer(number)
 
-    def _release(self, copy: int, now: int) -> None:
+    def _release(self, copy: int) -> None:
         self.pending[copy] -= 1
         if not self.pending[copy]:
             core = self.acts.copies[copy].core
-            self.released[copy] = now
+            self.released[copy] = self.now
             self.free_bits[core] += self.acts.copies[copy].bits
             self._reserve(core)
 
-    def _tile_done(self, tile: int, now: int) -> None:
+    def _tile_done(self, tile: int) -> None:
         unit = self.unit_of[tile]
         self.unit_free[unit] = True
         self.touched_units.add(unit)
@@ -283,7 +267,7 @@ class Forward:
         for copy in writes if self.problem.cut.tiles[tile].last else ():
             self._completed(copy)
         for copy in self.acts.reads[tile] + writes:
-            self._release(copy, now)
+            self._release(copy)
 
     def _count_phase(self, phase: int) -> None:
         """Note that a tile has ended; after the last of a phase the next one begins."""
@@ -294,7 +278,7 @@ class Forward:
         for tile in self.next_phase[self.phase]:
             self._met(tile)
         for number in self.held_back[self.phase]:
-            self.offered.append((self.priority[number], number))
+            self._offer(number)
 
     def _completed(self, copy: int) -> None:
         self.complete[copy] = True
@@ -303,17 +287,15 @@ class Forward:
         for move in self.acts.copies[copy].moves_out:
             self._offer_move(move)
 
-    def _move_event(self, number: int, event: _Event, now: int) -> None:
+    def _move_event(self, number: int, event: _Event) -> None:
         move = self.moves[number]
         if event is _Event.END:
-            for resource in move.route.resources:
-                self.free_share[resource] += move.route.demand
-            self.freed.update(move.route.resources)
+            self.traffic.end(move.route)
             for core in self.late[number]:
                 self.late_under_way[core] -= 1
                 self.touched_units.add(2 * core)
             if move.source != OFF_CHIP:
-                self._release(move.source, now)
+                self._release(move.source)
         elif move.target == OFF_CHIP:
             for load in self.loads_after[number]:
                 self.in_dram[load] = True
@@ -327,28 +309,28 @@ class Forward:
 
         BeatenError as soon as it is known that this takes more cycles than the limit.
         """
-        now, instants = 0, 0
+        instants = 0
         for core in range(len(self.problem.cores)):
             self._reserve(core)
         while True:
-            if instants % LOOK_EVERY == 0 and now + self.remaining.cycles > limit:
+            if instants % LOOK_EVERY == 0 and self.now + self.remaining.cycles > limit:
                 raise BeatenError
             instants += 1
-            self._start_all(now)
+            self._start_all()
             if not self.events and not self._split_multicast():
                 break
             if not self.events:
                 continue
-            now = self.events[0][0]
-            while self.events and self.events[0][0] == now:
+            self.now = self.events[0][0]
+            while self.events and self.events[0][0] == self.now:
                 _, _, event, is_run, number = heapq.heappop(self.events)
                 if is_run:
-                    self._tile_done(number, now)
+                    self._tile_done(number)
                 else:
-                    self._move_event(number, event, now)
+                    self._move_event(number, event)
         if -1 in self.run_start:
-            raise self._stuck(now)
-        if now > limit:
+            raise self._stuck()
+        if self.now > limit:
             raise BeatenError
         return timed(self.problem, replace(self.acts, moves=tuple(self.moves)), self.run_start, self.move_start)
 
@@ -384,7 +366,7 @@ class Forward:
         self._offer_move(number)
         return True
 
-    def _stuck(self, now: int) -> StreamMlaError:
+    def _stuck(self) -> StreamMlaError:
         """Name the first tile that cannot run, what it needs, and who holds the memory of its core."""
         tile = next(tile for tile in self.order if self.run_start[tile] < 0)
         core = self.core_of[tile]
@@ -393,4 +375,4 @@ class Forward:
         held = zip(self.acts.copies, self.granted, self.released, strict=True)
         kept = [copy for copy, granted, released in held if copy.core == core and granted and released < 0]
         wanted = self.acts.copies[self.queue[core][self.head[core]]]
-        return no_room(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=now)
+        return no_room(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=self.now)
