@@ -24,6 +24,8 @@ from math import prod
 import networkx as nx
 
 PART = "o"
+HEADS = ("h", "g", "j")
+"""Indices that number heads."""
 COUNTERS = ("t", "s", PART)
 """Indices that number chunks and parts of `k`, or parts of rows, instead of elements."""
 

@@ -16,11 +16,21 @@ from dataclasses import dataclass
 from math import prod
 
 from stream_mla.accelerator import Accelerator
-from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operand, Operator, OperatorGraph, Role, gemm_indices
+from stream_mla.graph import (
+    CONTRACTIONS,
+    COUNTERS,
+    HEADS,
+    PART,
+    Kind,
+    Operand,
+    Operator,
+    OperatorGraph,
+    Role,
+    gemm_indices,
+)
 from stream_mla.row_parts import parts_of, spread_cut
 from stream_mla.tiling import Tiling
 
-HEADS = ("h", "g", "j")
 IN_MEMORY = (Role.INPUT, Role.WEIGHT, Role.CACHE)
 
 

@@ -12,10 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from stream_mla.graph import Kind, Operator, OperatorGraph, Role
-
-HEADS = ("h", "g", "j")
-"""Indices of heads; groups are cut before the heads of a group."""
+from stream_mla.graph import HEADS, Kind, Operator, OperatorGraph, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +49,8 @@ def _runs_along(operator: Operator, index: str) -> bool:
 def passes(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -> list[Pass]:
     """Return the passes of a stretch: about so many in all, of as few kinds as that allows.
 
-    Heads are cut, then requests, whose keys nobody else reads; a stretch without heads is cut into tokens. Where pieces
-    are not even, some passes have one head or token more than others.
+    Heads are cut, groups of them first, then requests, whose keys nobody else reads; a stretch without heads is cut
+    into tokens. Where pieces are not even, some passes have one head or token more than others.
     """
     able = (*HEADS, "b") if any(o.kind is Kind.SOFTMAX for o in operators) else ("q", "b")
     cuts: dict[str, Mapping[int, int]] = {}
