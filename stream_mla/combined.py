@@ -89,7 +89,7 @@ def _largest(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _cache_bits(graph: OperatorGraph) -> int:
-    return sum(tensor.bits for tensor in graph.tensors.values() if tensor.role is Role.CACHE)
+    return graph.bits_by_role().get(Role.CACHE, 0)
 
 
 def _status(results: Sequence[Result]) -> Status:

@@ -11,6 +11,7 @@ and its bounds hold for the tiling that is chosen here. Sizes given by the user 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.attention_cuts import EXPANDED, AttentionCut, cut_attention
@@ -54,12 +55,7 @@ def plans(
     for scale in SCALES:
         for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
-
-            def setting_of(
-                graph: OperatorGraph, way: Way, sizes: Mapping[str, int] = sizes, scale: float = scale
-            ) -> Setting:
-                return scaled_setting(graph, machine, sizes, scale, way)
-
+            setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale)
             found = list(_tilings(setting_of, graph, way, policy))
             if scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
                 found += _with_room(setting_of, graph, accelerator, found[0], way, policy)
@@ -69,17 +65,18 @@ def plans(
                     yield tiling
 
 
-_SettingOf = Callable[[OperatorGraph, Way], Setting]
+_SettingOf = Callable[..., Setting]
+"""From a graph and a `way` to the setting of a plan."""
 
 
 def _tilings(setting_of: _SettingOf, graph: OperatorGraph, way: Way, policy: Policy) -> Iterable[Tiling]:
     """Yield the tilings of one way, with the rows of some contractions in parts and without."""
-    setting = setting_of(graph, way)
+    setting = setting_of(graph, way=way)
     attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
     for parts in _row_parts(setting, way, attention, _given_row_parts(graph, setting.forced)):
         parted = spread(graph, parts)
         spreading = replace(way, row_parts=parts)
-        yield _under(policy, parted, _plan(setting_of(parted, spreading), spreading, attention))
+        yield _under(policy, parted, _plan(setting_of(parted, way=spreading), spreading, attention))
 
 
 def _with_room(

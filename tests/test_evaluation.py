@@ -1,8 +1,8 @@
 """From a point to its result, on the machines and models that are shipped."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +12,6 @@ from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
 from stream_mla.evaluation import evaluate
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES, Policy
 from stream_mla.result import Status
 from stream_mla.routes import OFF_CHIP
 from stream_mla.schedule import violations
@@ -30,11 +29,7 @@ def point(
     cached: int,
     query: int = 1,
     precision: Precision | None = None,
-    objective: Objective = Objective.LATENCY,
-    policy: Policy = POLICIES["free"],
-    time_limit_s: float = 0.0,
-    gap_limit: float = 0.0,
-    tile_sizes: Mapping[str, int] | None = None,
+    **changes: Any,
 ) -> Point:
     shape = io.load_model(model)
     return point_of(
@@ -43,11 +38,7 @@ def point(
         ),
         io.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
         scheme,
-        objective=objective,
-        policy=policy,
-        time_limit_s=time_limit_s,
-        gap_limit=gap_limit,
-        tile_sizes=tile_sizes or {},
+        **changes,
     )
 
 
