@@ -37,8 +37,10 @@ def combined(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Pass, Res
     gap, energy_gap = (latency - lower) / latency, max(0.0, (energy - energy_lower) / energy)
     bytes_moved = total("dram_read_bytes") + total("dram_write_bytes")
     first, results = parts[0][1], [result for _, result in parts]
+    caps = [part.times * result.latency_cap_cycles for part, result in parts if result.latency_cap_cycles is not None]
     return replace(
         first,
+        latency_cap_cycles=sum(caps) if caps else None,
         latency_cycles=latency,
         latency_s=latency / point.accelerator.clock,
         energy_pj=energy,

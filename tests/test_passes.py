@@ -196,6 +196,13 @@ def test_passes_cost_little_beside_a_schedule_of_the_whole(few: Point, monkeypat
     assert whole.latency_cycles < result.latency_cycles < 1.1 * whole.latency_cycles
 
 
+def test_the_cap_that_passes_find_is_that_of_the_layer(few: Point) -> None:
+    """Latency, then energy: each pass keeps to 0.1 % of its own best latency, so do all of them together."""
+    result = evaluate(replace(few, objective=Objective.LATENCY_THEN_ENERGY)).result
+    assert result.latency_cap_cycles is not None
+    assert result.latency_cycles <= result.latency_cap_cycles <= 1.01 * result.latency_cycles
+
+
 def test_a_cap_on_the_latency_needs_a_schedule_of_the_whole(few: Point) -> None:
     with pytest.raises(TooManyTilesError, match=r"would cut it into [\d,]+ tiles, more than 1,500"):
         evaluate(replace(few, objective=Objective.ENERGY, latency_cap_cycles=10**9))
