@@ -8,7 +8,7 @@ Latency-then-energy is the search for latency, then energy under a cap of what w
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -19,8 +19,9 @@ from stream_mla.graph import OperatorGraph
 from stream_mla.outcome import Outcome
 from stream_mla.point import Point
 from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.greedy import variants
+from stream_mla.schedulers.climbing import climb
 from stream_mla.schedulers.postpone import put_off
+from stream_mla.schedulers.variants import variants
 from stream_mla.search import Candidate, Pool, Progress, faster, improving, products, standing, tried
 from stream_mla.simulate import replay
 from stream_mla.summary import Solved, Story, summarise
@@ -32,6 +33,8 @@ ROOM, FEW, STEPS_PER_S = 1e-2, 5000, 1500
 """Other orders of the best tiling are tried where its gap is more than this. Where it has few tiles and moves, which
 takes under a second, or fewer than so many for each second that the solver may take, they are tried wherever the gap is
 more than asked for."""
+STEPS_TRIED = 1_000_000
+"""Other orders may have so many tiles and moves together, about a minute; so may schedules that are put off."""
 SLIGHT, MOST_ROUNDS = 1e-3, 4
 """What putting off must gain to be done again, and how often it is done at most: each time costs more than a replay."""
 WITHIN = 1e-3
@@ -40,8 +43,10 @@ MOST_BLENDS = 3
 """Tilings whose mappings are chosen operator by operator, under a cap."""
 MOST_ACTIVITIES = 3000
 """Where tiles and moves are more than this, the solver gets windows of the schedule: it would not improve the whole."""
-MOST_IN_WINDOWS = 100_000
+MOST_IN_WINDOWS = 20_000
 """Where they are more than this, it is left out: to check one gain would take seconds."""
+CLIMBING = 0.5
+"""Share of the time limit for hill climbing, before CP-SAT gets the rest; all of it where CP-SAT is left out."""
 
 
 class Hunt:
@@ -53,8 +58,8 @@ class Hunt:
         self.cap = point.latency_cap_cycles
         self.ideal = ideal_cycles(graph, point.accelerator)
         self.best: Candidate | None = None
-        self.settled: Candidate | None = None
-        """What gains nothing by being put off."""
+        self.settled = 0
+        """Cycles of what gains nothing by being put off."""
         self.greedy_cycles = 0
         self.passes = 2 if point.objective is Objective.LATENCY_THEN_ENERGY else 1
         """Of the solver, which share its time."""
@@ -100,7 +105,7 @@ class Hunt:
         few = max(FEW, STEPS_PER_S * self.point.time_limit_s)
         if self.best.within(narrow if self.best.steps <= few else wide, objective):
             return
-        for schedule in variants(self.best.problem, self._to_beat):
+        for schedule in variants(self.best.problem, self._to_beat, self._tries()):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
             if self.best.within(narrow, objective):
@@ -108,12 +113,17 @@ class Hunt:
         if not self.best.within(wide, objective):
             self._put_off()
 
+    def _tries(self) -> int:
+        """How many other orders of the best tiling are worth their time."""
+        assert self.best is not None
+        return max(1, STEPS_TRIED // self.best.steps)
+
     def _put_off(self) -> None:
         """Put all steps off and let them move up again, as long as that gains and more is asked for."""
         assert self.best is not None
-        if self.aim is not Objective.LATENCY or self.best is self.settled:
+        if self.aim is not Objective.LATENCY or self.best.latency_cycles == self.settled:
             return
-        for _ in range(MOST_ROUNDS):
+        for _ in range(min(MOST_ROUNDS, self._tries())):
             if self.best.within(self.point.gap_limit, self.aim):
                 break
             before = self.best.latency_cycles
@@ -122,7 +132,7 @@ class Hunt:
             self._say("put off, ")
             if self.best.latency_cycles > before * (1 - SLIGHT):
                 break
-        self.settled = self.best
+        self.settled = self.best.latency_cycles
 
     def _to_beat(self) -> float:
         """Cycles that a better schedule may take."""
@@ -199,22 +209,60 @@ class Hunt:
         self.progress(what + standing(value, bound, self.aim))
 
     def _improve(self) -> None:
-        """Check the best schedule, and let CP-SAT look for a better one where the bound leaves room."""
+        """Check the best schedule, and look for a better one, at last with CP-SAT, where the bound leaves room."""
         assert self.best is not None
         self.best = self._checked(self.best)
         self.greedy_cycles = self.greedy_cycles or self.best.latency_cycles
         if self.point.time_limit_s == 0:
             return
         self._put_off()
-        first = self.best
-        if first.within(self.point.gap_limit, self.aim):
+        if self.best.within(self.point.gap_limit, self.aim):
             return
-        if first.steps > MOST_ACTIVITIES:
-            if self.aim is Objective.LATENCY and first.steps <= MOST_IN_WINDOWS:
-                self._improve_windows(first)
-            else:
-                self._heard(f"skipped: {first.steps} tiles and moves", None, 0.0)
-            return
+        budget_s = self.point.time_limit_s / self.passes
+        if self.aim is Objective.LATENCY:
+            large = self.best.steps > MOST_IN_WINDOWS
+            self._climb(budget_s if large else budget_s * CLIMBING)
+            budget_s *= 1 - CLIMBING
+            if large or self.best.within(self.point.gap_limit, self.aim):
+                return
+        if self.best.steps <= MOST_ACTIVITIES:
+            self._solve(self.best, budget_s)
+        elif self.aim is Objective.LATENCY:
+            self._improve_windows(self.best, budget_s)
+        else:
+            self._heard(f"skipped: {self.best.steps} tiles and moves", None, 0.0)
+
+    def _climb(self, budget_s: float) -> None:
+        """Change one decision after the other, and keep what is faster."""
+        assert self.best is not None
+        first, began = self.best, time.perf_counter()
+        found = climb(
+            first.problem,
+            first.schedule,
+            enough_cycles=self._enough(first),
+            time_limit_s=budget_s,
+            seed=self.point.seed,
+            progress=self._teller("climbing", first),
+        )
+        if found.gains:
+            self._consider(self._checked(replace(first, schedule=found.schedule, found_by="climbing", checked=False)))
+        if found.rounds:
+            self._heard(f"{found.gains} gains in {found.rounds} changes", None, time.perf_counter() - began)
+        elif first.steps > MOST_IN_WINDOWS:
+            self._heard(f"skipped: {first.steps} tiles and moves", None, 0.0)
+        if found.interrupted:
+            raise KeyboardInterrupt
+
+    def _enough(self, candidate: Candidate) -> float:
+        """Cycles at which the gap is as small as asked for."""
+        return candidate.limits.lower_bound_cycles / max(1 - self.point.gap_limit, 1e-9)
+
+    def _teller(self, what: str, candidate: Candidate) -> Callable[[int], None]:
+        bound = candidate.limits.lower_bound_cycles
+        return lambda value: self.progress(f"{what}: {standing(value, bound, Objective.LATENCY)}")
+
+    def _solve(self, first: Candidate, budget_s: float) -> None:
+        """Let CP-SAT decide everything."""
         if self.aim is Objective.ENERGY and first.energy_pj <= bounds(first.problem).energy_pj * (1 + 1e-12):
             self._heard("not needed: no placement takes less energy with these mappings", None, 0.0)
             return
@@ -226,7 +274,7 @@ class Hunt:
             lower_bound_cycles=first.limits.lower_bound_cycles,
             energy_bound_pj=first.limits.energy_pj,
             budget=cp_sat.Budget(
-                time_limit_s=self.point.time_limit_s / self.passes,
+                time_limit_s=budget_s,
                 gap_limit=self.point.gap_limit,
                 seed=self.point.seed,
                 workers=self.point.workers,
@@ -240,27 +288,23 @@ class Hunt:
         if found.interrupted:
             raise KeyboardInterrupt
 
-    def _improve_windows(self, first: Candidate) -> None:
+    def _improve_windows(self, first: Candidate, budget_s: float) -> None:
         """Let CP-SAT look at one window after the other, where the whole is too large."""
         from stream_mla.schedulers import windows  # loads OR-Tools, which only this needs
 
         began = time.perf_counter()
-        bound = first.limits.lower_bound_cycles
 
         def settled(schedule: Schedule) -> Schedule:
             return self._checked(replace(first, schedule=schedule, found_by="windows", checked=False)).schedule
-
-        def say(value: int) -> None:
-            self.progress(f"windows: {standing(value, bound, Objective.LATENCY)}")
 
         found = windows.improve_windows(
             first.problem,
             first.schedule,
             settled,
-            lower_bound_cycles=bound,
-            time_limit_s=self.point.time_limit_s / self.passes,
+            enough_cycles=self._enough(first),
+            time_limit_s=budget_s,
             seed=self.point.seed,
-            progress=say,
+            progress=self._teller("windows", first),
         )
         self._consider(replace(first, schedule=found.schedule, found_by="windows"))
         self._heard(f"{found.gains} gains in {found.rounds} windows", None, time.perf_counter() - began)

@@ -1,6 +1,7 @@
 """From a schedule to the result that is kept."""
 
 import platform
+from collections import defaultdict
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from math import fsum
@@ -20,7 +21,7 @@ from stream_mla.work import Gemm
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """What the solver said, whether or not its schedule was the better one."""
+    """What the solver, or the local search before it, said, whether or not its schedule was the better one."""
 
     objective: Objective
     status: str
@@ -134,10 +135,13 @@ def _status(point: Point, gaps: tuple[float, float], *, interrupted: bool) -> St
 
 
 def _solver_status(point: Point, story: Story) -> str:
-    if len(story.solved) > 1:
-        return "; ".join(f"{run.objective}: {run.status}" for run in story.solved)
-    if story.solved:
-        return story.solved[0].status
+    said: dict[Objective, list[str]] = defaultdict(list)
+    for run in story.solved:
+        said[run.objective].append(run.status)
+    if len(said) > 1:
+        return "; ".join(f"{objective}: {', '.join(statuses)}" for objective, statuses in said.items())
+    if said:
+        return ", ".join(run.status for run in story.solved)
     if story.interrupted:
         return "not reached"
     if point.time_limit_s > 0:

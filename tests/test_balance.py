@@ -5,7 +5,7 @@ import pytest
 from stream_mla.problem import Problem
 from stream_mla.schedule import violations
 from stream_mla.schedulers.balance import balanced
-from stream_mla.schedulers.greedy import variants
+from stream_mla.schedulers.variants import variants
 from tests.helpers import Step, block, core_type, hand_problem, machine
 
 

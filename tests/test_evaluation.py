@@ -119,7 +119,7 @@ def test_every_small_machine_decodes_and_prefills(accelerator: str) -> None:
 def test_the_solver_is_never_worse_than_greedy_and_repeats_exactly() -> None:
     settings = point("deepseek_v2_lite", "mla_rc", "flat_cloud", cached=512, precision=EIGHT, time_limit_s=2.0)
     first, second = (evaluate(settings).result for _ in range(2))
-    assert first.solver_status in ("OPTIMAL", "FEASIBLE")
+    assert first.solver_status.endswith(("OPTIMAL", "FEASIBLE"))
     assert first.lower_bound_cycles <= first.latency_cycles <= first.greedy_latency_cycles
     assert replace(first, solve_s=0.0) == replace(second, solve_s=0.0)
 

@@ -96,7 +96,8 @@ def test_the_solver_gives_its_best_until_then() -> None:
         evaluate(replace(POINT, time_limit_s=200.0), progress)
     result = caught.value.outcome.result
     assert time.perf_counter() - began < 60
-    assert (result.status, result.solver_status) == (Status.INTERRUPTED, "FEASIBLE")
+    assert result.status is Status.INTERRUPTED
+    assert result.solver_status.endswith(" changes, FEASIBLE")
     assert result.solver_bound_cycles is not None
     assert result.lower_bound_cycles <= result.latency_cycles <= result.greedy_latency_cycles
 

@@ -1,6 +1,7 @@
 """Energy under a latency cap, latency then energy, and the front between the two."""
 
 import importlib
+import re
 from dataclasses import replace
 from math import fsum
 
@@ -101,7 +102,7 @@ def lonely(problem: Problem, _limit: float, _enough: float) -> Schedule:
     return Forward(problem, activities(problem, [cores[0] for cores in problem.candidates])).run()
 
 
-def no_variants(_problem: Problem, _limit: object) -> tuple[Schedule, ...]:
+def no_variants(_problem: Problem, _limit: object, _most: int) -> tuple[Schedule, ...]:
     return ()
 
 
@@ -123,7 +124,8 @@ def test_the_solver_may_meet_a_cap_that_greedy_misses(monkeypatch: pytest.Monkey
     assert cap < alone.latency_cycles
     result = aimed(Objective.ENERGY, cap, point).result
     assert result.latency_cycles <= cap
-    assert (result.scheduler, result.solver_status.split(":")[:2]) == ("cp_sat", ["latency", " SPIED; energy"])
+    assert result.scheduler == "cp_sat"
+    assert re.match(r"latency: \d+ gains in \d+ changes, SPIED; energy: ", result.solver_status)
 
 
 def test_a_cap_needs_the_objective_energy() -> None:

@@ -15,8 +15,9 @@ from stream_mla.accelerator import OperandPrecision
 from stream_mla.attention import lower
 from stream_mla.bounds import bounds
 from stream_mla.problem import Problem
-from stream_mla.schedulers.greedy import greedy, variants
+from stream_mla.schedulers.greedy import greedy
 from stream_mla.schedulers.ranks import in_precedence, rank_order, upward_ranks
+from stream_mla.schedulers.variants import variants
 from tests.helpers import (
     LATENT_SCHEMES,
     Step,

@@ -6,19 +6,15 @@ Then time runs forward in that order (`forward`); where the order needs more mem
 tiles, which is made for little memory, or in one between the two.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from math import inf
 
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Activities, Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.assignment import assign
-from stream_mla.schedulers.balance import balanced
 from stream_mla.schedulers.expectation import Turns, expected
 from stream_mla.schedulers.forward import Forward
-from stream_mla.schedulers.heft import placement
-from stream_mla.schedulers.ranks import rank_order
 from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.schedulers.stages import stage_order
 from stream_mla.uncollected import uncollected
@@ -93,59 +89,3 @@ def _plans(problem: Problem, cores: Sequence[int], acts: Activities) -> list[tup
         return [(acts, groups.order)]
     plans = [(activities(problem, others), stages.order), (acts, groups.order)]
     return plans if sooner else plans[::-1]
-
-
-def variants(problem: Problem, limit: Callable[[], float] = lambda: inf) -> Iterator[Schedule]:
-    """Yield schedules that `greedy` could as well have made, without those whose order needs too much memory.
-
-    In tile order; with what streams taken while the DRAM would idle; group after group, where `greedy` may have gone
-    by stages; by upward rank; and so with the promised work spread evenly, and with the work of all cores evened out,
-    where these make a difference. Last on the cores that HEFT chooses, where these differ: in tile order where it
-    expects to be faster so, and by rank, or in tile order where memory does not hold that. Those that pass the limit,
-    as it is when they are made, are given up.
-    """
-    ranked = rank_order(problem)
-    tries = _tries(problem, ranked)
-    for cores, orders in tries:
-        acts = activities(problem, cores)
-        for order in orders:
-            with suppress(StreamMlaError, BeatenError):
-                yield _run(problem, acts, order, limit())
-    known = [cores for cores, orders in tries if len(orders) > 1]
-    with suppress(StreamMlaError, BeatenError):
-        if (cores := placement(problem, range(len(ranked)), limit())) not in known:
-            yield _run(problem, activities(problem, cores), None, limit())
-    with suppress(StreamMlaError, BeatenError):
-        if (cores := placement(problem, ranked)) not in known:
-            yield _run_by_rank(problem, cores, ranked, limit())
-
-
-@uncollected
-def _run(problem: Problem, acts: Activities, order: Sequence[int] | None, limit: float) -> Schedule:
-    return Forward(problem, acts, order).run(limit)
-
-
-@uncollected
-def _run_by_rank(problem: Problem, cores: Sequence[int], ranked: Sequence[int], limit: float) -> Schedule:
-    acts = activities(problem, cores)
-    try:
-        return Forward(problem, acts, ranked).run(limit)
-    except StreamMlaError:
-        return Forward(problem, acts).run(limit)
-
-
-@uncollected
-def _tries(problem: Problem, ranked: Sequence[int]) -> list[tuple[Sequence[int], list[Sequence[int] | None]]]:
-    """Return the cores of `variants`, but HEFT's, each with the orders to be tried on them."""
-    first = assign(problem)
-    even, balance = assign(problem, even=True), balanced(problem, first)
-    both = Turns.FILL, Turns.AHEAD
-    by_stages = len(problem.cut.tiles) > FEW and stage_order(problem.cut) != list(range(len(problem.cut.tiles)))
-    orders = (expected(problem, first, turns=turns).order for turns in (both if by_stages else both[:1]))
-    tries: list[tuple[Sequence[int], list[Sequence[int] | None]]] = [(first, [None, *orders, ranked])]
-    if even != first:
-        tries.append((even, [None, *(expected(problem, even, turns=turns).order for turns in both), ranked]))
-    for others in (balance, assign(problem, gather=True)):
-        if others not in [cores for cores, _ in tries]:
-            tries.append((others, [expected(problem, others).order]))
-    return tries

@@ -13,12 +13,12 @@ within `REACH` times its steps, not on the whole; that of a gain does.
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from stream_mla.problem import Problem
 from stream_mla.schedule import Schedule
+from stream_mla.schedulers.climbing import Improved
 from stream_mla.schedulers.cp_sat_window import Found, solve_window
 from stream_mla.schedulers.postpone import postponed
 from stream_mla.schedulers.steps import Cycles, moved, read_steps, times
@@ -40,32 +40,22 @@ Settle = Callable[[Schedule], Schedule]
 """The replay of a schedule, checked."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Improved:
-    """What the windows made of a schedule."""
-
-    schedule: Schedule
-    rounds: int
-    gains: int
-    interrupted: bool
-
-
 def improve_windows(
     problem: Problem,
     schedule: Schedule,
     settle: Settle,
     *,
-    lower_bound_cycles: int,
+    enough_cycles: float,
     time_limit_s: float,
     seed: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Improved:
-    """Search until the time is over or the bound is reached; Ctrl-C ends it with the best schedule so far."""
+    """Search until the time is over or few enough cycles are reached; Ctrl-C ends it with the best schedule so far."""
     search = _Search(problem, schedule, settle, seed)
     deadline = time.perf_counter() + 2 * time_limit_s
     interrupted = False
     try:
-        while search.cycles > lower_bound_cycles and search.vain < PATIENCE:
+        while search.cycles > enough_cycles and search.vain < PATIENCE:
             if search.spent >= time_limit_s or time.perf_counter() >= deadline:
                 break
             if search.round():
