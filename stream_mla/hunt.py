@@ -25,6 +25,7 @@ from stream_mla.search import Candidate, Pool, Progress, faster, improving, prod
 from stream_mla.simulate import replay
 from stream_mla.summary import Solved, Story, summarise
 from stream_mla.tiling import TileGraph
+from stream_mla.uncollected import uncollected
 
 NEAR = 5e-3
 """The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
@@ -82,6 +83,7 @@ class Hunt:
         else:
             self._under_cap(pool, starts)
 
+    @uncollected
     def _try_tilings(self, objective: Objective, enough: float) -> None:
         if objective is Objective.LATENCY:
             candidates = faster(self.point, self.graph, self.progress, enough)
@@ -291,6 +293,7 @@ class Hunt:
             )
         return replace(candidate, schedule=again, checked=True)
 
+    @uncollected
     def outcome(self, *, interrupted: bool) -> Outcome:
         """Return the best schedule, checked, with its result."""
         assert self.best is not None
