@@ -51,14 +51,17 @@ def worth_parts(setting: Setting, operator: Operator, most: Mapping[str, int], b
     go out and come back at the DRAM's rate, whatever way they take. Where the DRAM binds the layer, it hides what cores
     save: there, parts are for cores that would idle, as the columns do not give work to all.
     """
-    machine = setting.machine
+    graph, machine = setting.graph, setting.machine
     whole = _contractions(setting, operator, most, 1, beside)[1]
     chains = int(whole.clusters[setting.best(whole)])
     if setting.dram_binds and chains >= (1 - IDLE) * machine.array_cores * int(machine.rounds(np.array(chains))):
         return 1
-    sums_bits = setting.graph.operand_bits(operator.outputs[0]) * setting.graph.partial_bits
-    sums_bits //= setting.graph.tensors[operator.outputs[0].tensor].element_bits
+    sums_bits = graph.operand_bits(operator.outputs[0]) * graph.partial_bits
+    sums_bits //= graph.tensors[operator.outputs[0].tensor].element_bits
     found, limit = 1, setting.least_price(whole) - setting.layer_cycles * WORTH_PARTS
+    loaded = sum(graph.tensors[o.tensor].bits for o in operator.inputs[:2] if setting.via_dram(o.tensor))
+    if limit <= float(machine.dram_cycles(np.array(loaded))):
+        return 1  # no price is less
     for parts in sorted({machine.array_cores // columns for columns in piece_sizes(machine.array_cores)} - {1}):
         price = setting.least_price(_contractions(setting, operator, most, parts, beside)[1])
         price += float(machine.dram_cycles(np.array(2 * parts * sums_bits)))
