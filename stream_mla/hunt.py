@@ -274,6 +274,7 @@ class Hunt:
         said = Solved(objective=self.aim, status=status, bound_cycles=bound_cycles, seconds=seconds)
         self.solved.append((self.best.problem.cut, said))
 
+    @uncollected
     def _checked(self, candidate: Candidate) -> Candidate:
         """Return the replay of a candidate; both must obey all rules, and the replay may not be later."""
         if candidate.checked:
