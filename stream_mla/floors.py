@@ -18,7 +18,7 @@ from stream_mla.accelerator import Accelerator
 from stream_mla.bounds import least_transfer_cycles
 from stream_mla.cost import Objective
 from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operand, Operator, OperatorGraph, Role
-from stream_mla.grid import Interval, key_pieces, pieces
+from stream_mla.grid import Interval, key_pieces
 from stream_mla.problem import price_of
 from stream_mla.row_parts import parts_of, spread_cut
 from stream_mla.tile_work import gemm_work, region, vector_work
@@ -42,20 +42,35 @@ def floor_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling)
     return max(_unit_cycles(graph, accelerator, tiling), least_transfer_cycles(accelerator, read, written))
 
 
-def _cuts(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str) -> list[tuple[Interval, bool]]:
-    """Return the pieces of an index, and which of them start a part of the keys, or the index."""
+def _edges(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str) -> set[int]:
+    """Return where the pieces of an index start."""
     extent = graph.extents[index]
     size = tiling.sizes.get(operator.name, {}).get(index, extent)
     if index == "k":
-        cut = key_pieces(extent, tiling.parts, size)
-        return [(piece, part != before) for (piece, part), (_, before) in zip(cut, [((0, 0), -1), *cut], strict=False)]
+        return {low for (low, _), _ in key_pieces(extent, tiling.parts, size)}
+    return {0} if index == PART else set(range(0, extent, size))
+
+
+def _kinds(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str) -> Mapping[_Piece, int]:
+    """Return the pieces of an index, and how many there are of each kind."""
+    extent = graph.extents[index]
+    size = tiling.sizes.get(operator.name, {}).get(index, extent)
     if index == PART:
-        return [((0, parts_of(graph, operator) if operator.kind is Kind.SUM else 1), True)]
+        return {_Piece(parts_of(graph, operator) if operator.kind is Kind.SUM else 1, True): 1}
     if index in COUNTERS:
-        return [((0, 1 if "k" in operator.indices else tiling.parts), True)]
+        return {_Piece(1 if "k" in operator.indices else tiling.parts, True): 1}
     if index == "w":
-        return [((0, 2), True)]
-    return [(piece, piece[0] == 0) for piece in pieces(extent, size)]
+        return {_Piece(2, True): 1}
+    parts = tiling.parts if index == "k" else 1
+    whole = Counter(extent * (part + 1) // parts - extent * part // parts for part in range(parts))
+    found: Counter[_Piece] = Counter()
+    for length, count in whole.items():
+        full, rest = divmod(length, size)
+        found[_Piece(min(size, length), True)] += count
+        found[_Piece(size, False)] += count * max(0, full - 1)
+        if full and rest:
+            found[_Piece(rest, False)] += count
+    return +found
 
 
 def _unit_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> int:
@@ -63,10 +78,7 @@ def _unit_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling)
     types = {core.type.name: core.type for core in accelerator.cores}.values()
     work = {True: 0, False: 0}
     for operator in graph.operators:
-        kinds = [
-            Counter(_Piece(high - low, first) for (low, high), first in _cuts(graph, tiling, operator, index))
-            for index in operator.indices
-        ]
+        kinds = [_kinds(graph, tiling, operator, index) for index in operator.indices]
         made = {index for operand in operator.outputs for index in operand.indices}
         for combination in product(*(kind.items() for kind in kinds)):
             entries = [(index, piece) for index, (piece, _) in zip(operator.indices, combination, strict=True)]
@@ -136,7 +148,7 @@ def _telling(graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator]) ->
     for index in group[0].outputs[0].indices:
         if index in (*COUNTERS, "w") or not _keeps_apart(index, group, joining):
             continue
-        edges = [{low for (low, _), _ in _cuts(graph, tiling, operator, index)} for operator in group]
+        edges = [_edges(graph, tiling, operator, index) for operator in group]
         found[index] = len(set[int].intersection(*edges))
     if any("k" in operator.indices for operator in group) and _keeps_apart("s", group, joining):
         found["k"] = tiling.parts

@@ -31,6 +31,8 @@ class Grid:
         self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
         self.first = first
         self.count = prod(len(axis) - 1 for axis in self.edges)
+        self._spans: list[dict[Interval, Interval]] = [{} for _ in self.edges]
+        """Of each axis: interval -> the first cell that it touches, and the one after the last."""
 
     def cells(self) -> Iterator[tuple[Interval, ...]]:
         """Yield the boxes of all blocks, in the order of their numbers."""
@@ -43,12 +45,19 @@ class Grid:
 
     def overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
         """Return the numbers of the blocks that a region touches."""
-        numbers = [0]
-        for (low, high), axis in zip(region, self.edges, strict=True):
-            first, cells = bisect_right(axis, low) - 1, len(axis) - 1
-            last = bisect_left(axis, high, first)
-            if last == first + 1:
+        only = 0
+        numbers: list[int] = []
+        for interval, axis, spans in zip(region, self.edges, self._spans, strict=True):
+            span = spans.get(interval)
+            if span is None:
+                low, high = interval
+                first = bisect_right(axis, low) - 1
+                span = spans[interval] = first, bisect_left(axis, high, first)
+            cells, (first, last) = len(axis) - 1, span
+            if last > first + 1:
+                numbers = [number * cells + cell for number in numbers or [only] for cell in range(first, last)]
+            elif numbers:
                 numbers = [number * cells + first for number in numbers]
             else:
-                numbers = [number * cells + cell for number in numbers for cell in range(first, last)]
-        return tuple([self.first + number for number in numbers])
+                only = only * cells + first
+        return tuple([self.first + number for number in numbers]) if numbers else (self.first + only,)

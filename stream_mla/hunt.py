@@ -26,6 +26,7 @@ from stream_mla.search import Candidate, Pool, Progress, faster, improving, prod
 from stream_mla.simulate import replay
 from stream_mla.summary import Solved, Story, summarise
 from stream_mla.tiling import TileGraph
+from stream_mla.uncollected import uncollected
 
 NEAR = 5e-3
 """The search over tilings ends with a greedy schedule within this share of what no tiling can beat."""
@@ -87,6 +88,7 @@ class Hunt:
         else:
             self._under_cap(pool, starts)
 
+    @uncollected
     def _try_tilings(self, objective: Objective, enough: float) -> None:
         if objective is Objective.LATENCY:
             candidates = faster(self.point, self.graph, self.progress, enough)
@@ -316,6 +318,7 @@ class Hunt:
         said = Solved(objective=self.aim, status=status, bound_cycles=bound_cycles, seconds=seconds)
         self.solved.append((self.best.problem.cut, said))
 
+    @uncollected
     def _checked(self, candidate: Candidate) -> Candidate:
         """Return the replay of a candidate; both must obey all rules, and the replay may not be later."""
         if candidate.checked:
@@ -335,6 +338,7 @@ class Hunt:
             )
         return replace(candidate, schedule=again, checked=True)
 
+    @uncollected
     def outcome(self, *, interrupted: bool) -> Outcome:
         """Return the best schedule, checked, with its result."""
         assert self.best is not None

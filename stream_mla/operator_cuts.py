@@ -4,12 +4,24 @@ Pieces that come from DRAM are double-buffered: the next tile's load while this 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stream_mla.estimate import Candidates, Reals, Setting
-from stream_mla.graph import COUNTERS, Operand, Operator, gemm_indices
-from stream_mla.piece_choices import Cuts, Sizes, combine, nested_size, piece_count, piece_elements, piece_sizes
+from stream_mla.estimate import Candidates, MachineEstimate, Reals, Setting
+from stream_mla.graph import COUNTERS, GemmIndices, Operand, Operator, gemm_indices
+from stream_mla.piece_choices import (
+    Cuts,
+    Numbers,
+    Sizes,
+    combine,
+    nested_size,
+    piece_count,
+    piece_elements,
+    piece_sizes,
+)
 from stream_mla.row_parts import parts_of
 
 WORTH_PARTS = 1e-2
@@ -39,14 +51,17 @@ def worth_parts(setting: Setting, operator: Operator, most: Mapping[str, int], b
     go out and come back at the DRAM's rate, whatever way they take. Where the DRAM binds the layer, it hides what cores
     save: there, parts are for cores that would idle, as the columns do not give work to all.
     """
-    machine = setting.machine
+    graph, machine = setting.graph, setting.machine
     whole = _contractions(setting, operator, most, 1, beside)[1]
     chains = int(whole.clusters[setting.best(whole)])
     if setting.dram_binds and chains >= (1 - IDLE) * machine.array_cores * int(machine.rounds(np.array(chains))):
         return 1
-    sums_bits = setting.graph.operand_bits(operator.outputs[0]) * setting.graph.partial_bits
-    sums_bits //= setting.graph.tensors[operator.outputs[0].tensor].element_bits
+    sums_bits = graph.operand_bits(operator.outputs[0]) * graph.partial_bits
+    sums_bits //= graph.tensors[operator.outputs[0].tensor].element_bits
     found, limit = 1, setting.least_price(whole) - setting.layer_cycles * WORTH_PARTS
+    loaded = sum(graph.tensors[o.tensor].bits for o in operator.inputs[:2] if setting.via_dram(o.tensor))
+    if limit <= float(machine.dram_cycles(np.array(loaded))):
+        return 1  # no price is less
     for parts in sorted({machine.array_cores // columns for columns in piece_sizes(machine.array_cores)} - {1}):
         price = setting.least_price(_contractions(setting, operator, most, parts, beside)[1])
         price += float(machine.dram_cycles(np.array(2 * parts * sums_bits)))
@@ -66,37 +81,106 @@ def _contractions(
     a spilled tensor is moved in small blocks. Where the rows are in parts, each part is a chain of its own, and there
     are at least as many pieces of k.
     """
-    graph, machine, groups = setting.graph, setting.machine, gemm_indices(operator)
-    cuts = combine((groups.batch, groups.m, groups.n, groups.k), graph.extents, setting.forced)
-    for index, size in most.items():
-        small = np.logical_or.reduce([(index in cut.indices) & (cut.elements((index,)) <= size) for cut in cuts])
-        cuts = [cut.take(np.flatnonzero(small)) for cut in cuts]
-    if parts > 1 and (many := cuts[-1].pieces() >= parts).any():
-        cuts = [cut.take(np.flatnonzero(many)) for cut in cuts]
-    batch, m, n, k = (cut.elements() for cut in cuts)
-    batch_pieces, m_pieces, n_pieces, k_pieces = (cut.pieces() for cut in cuts)
+    graph, machine = setting.graph, setting.machine
     a, b = (graph.tensors[operand.tensor] for operand in operator.inputs[:2])
     out = graph.tensors[operator.outputs[0].tensor]
-    a_bits, b_bits = batch * m * k * a.element_bits, batch * k * n * b.element_bits
-    chains = np.minimum(parts, k_pieces)
-    steps = -(-k_pieces // chains)
-    held_bits = np.where(steps > 1, max(out.element_bits, graph.partial_bits), out.element_bits)
-    footprint = 2 * (a_bits + b_bits) + batch * m * n * held_bits * np.where(steps > 1, 1, 2)
-    columns = batch_pieces * m_pieces * n_pieces
-    # a chain reads its sums again
-    tiles = np.where(steps > 1, columns * k_pieces * 3 // 2, columns * k_pieces)
-    tile_cycles = machine.tile_cycles(batch, m, n, k, max(a.element_bits, b.element_bits))
-    return cuts, Candidates(
-        traffic_bits=setting.loads_bits(a.name, n_pieces, columns)
-        + setting.loads_bits(b.name, m_pieces, columns)
-        + sum(_lost_bits(setting, operand, cuts, beside) for operand in (*operator.inputs, *operator.outputs)),
-        compute_cycles=steps * tile_cycles * machine.rounds(columns * chains),
+    ways = _all_ways(
+        machine,
+        gemm_indices(operator),
+        tuple((index, graph.extents[index]) for index in operator.indices),
+        tuple((index, setting.forced[index]) for index in operator.indices if index in setting.forced),
+        max(a.element_bits, b.element_bits),
+    )
+    if most:
+        ways = ways.where(np.logical_and.reduce([ways.sizes[index] <= size for index, size in most.items()]))
+    if parts > 1 and (many := ways.k_pieces >= parts).any():
+        ways = ways.where(many)
+    a_bits, b_bits = ways.a_elements * a.element_bits, ways.b_elements * b.element_bits
+    chains = np.minimum(parts, ways.k_pieces)
+    steps = -(-ways.k_pieces // chains) if parts > 1 else ways.k_pieces
+    several = steps > 1
+    held_bits = np.where(several, max(out.element_bits, graph.partial_bits), 2 * out.element_bits)
+    footprint = 2 * (a_bits + b_bits) + ways.c_elements * held_bits
+    tiles = ways.columns * ways.k_pieces
+    clusters = ways.columns * chains
+    return list(ways.cuts), Candidates(
+        traffic_bits=setting.loads_bits(a.name, ways.n_pieces, ways.columns)
+        + setting.loads_bits(b.name, ways.m_pieces, ways.columns)
+        + sum(_lost_bits(setting, operand, ways, beside) for operand in (*operator.inputs, *operator.outputs)),
+        compute_cycles=steps * ways.tile_cycles * machine.rounds(clusters),
         tile_bits=a_bits + b_bits,
-        tile_cycles=tile_cycles,
-        tiles=tiles,
-        clusters=columns * chains,
+        tile_cycles=ways.tile_cycles,
+        # a chain reads its sums again
+        tiles=np.where(several, tiles * 3 // 2, tiles),
+        clusters=clusters,
         footprint_bits=footprint,
         fits=footprint <= setting.room_bits(operator),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ways:
+    """Ways to cut a contraction, with what depends neither on the share of the memories nor on what is spilled."""
+
+    cuts: tuple[Cuts, ...]
+    sizes: Mapping[str, Numbers]
+    """Of each index: its largest piece."""
+    counts: Mapping[str, Numbers]
+    """Of each index: its pieces."""
+    a_elements: Numbers
+    b_elements: Numbers
+    c_elements: Numbers
+    m_pieces: Numbers
+    n_pieces: Numbers
+    k_pieces: Numbers
+    columns: Numbers
+    """Pieces of the result."""
+    tile_cycles: Reals
+
+    def where(self, kept: NDArray[np.bool_]) -> "_Ways":
+        """Return some of the ways."""
+        if kept.all():
+            return self
+        some = np.flatnonzero(kept)
+        return _Ways(
+            cuts=tuple(cut.take(some) for cut in self.cuts),
+            sizes={index: sizes[some] for index, sizes in self.sizes.items()},
+            counts={index: counts[some] for index, counts in self.counts.items()},
+            a_elements=self.a_elements[some],
+            b_elements=self.b_elements[some],
+            c_elements=self.c_elements[some],
+            m_pieces=self.m_pieces[some],
+            n_pieces=self.n_pieces[some],
+            k_pieces=self.k_pieces[some],
+            columns=self.columns[some],
+            tile_cycles=self.tile_cycles[some],
+        )
+
+
+@lru_cache(maxsize=64)
+def _all_ways(
+    machine: MachineEstimate,
+    groups: GemmIndices,
+    extents: tuple[tuple[str, int], ...],
+    forced: tuple[tuple[str, int], ...],
+    operand_bits: int,
+) -> _Ways:
+    """Return all ways to cut a contraction: the plans of a graph ask for the same ones again and again."""
+    cuts = combine((groups.batch, groups.m, groups.n, groups.k), dict(extents), dict(forced))
+    batch, m, n, k = (cut.elements() for cut in cuts)
+    batch_pieces, m_pieces, n_pieces, k_pieces = (cut.pieces() for cut in cuts)
+    return _Ways(
+        cuts=tuple(cuts),
+        sizes={index: cut.elements((index,)) for cut in cuts for index in cut.indices},
+        counts={index: cut.pieces((index,)) for cut in cuts for index in cut.indices},
+        a_elements=batch * m * k,
+        b_elements=batch * k * n,
+        c_elements=batch * m * n,
+        m_pieces=m_pieces,
+        n_pieces=n_pieces,
+        k_pieces=k_pieces,
+        columns=batch_pieces * m_pieces * n_pieces,
+        tile_cycles=machine.tile_cycles(batch, m, n, k, operand_bits),
     )
 
 
@@ -112,19 +196,18 @@ def cut_sum(setting: Setting, operator: Operator, added: Mapping[str, int]) -> S
     return outer_cut(setting, operator, out[::-1], least_pieces=wanted, copies=parts, start=start)
 
 
-def _lost_bits(setting: Setting, operand: Operand, cuts: Sequence[Cuts], beside: Mapping[str, int]) -> Reals:
+def _lost_bits(setting: Setting, operand: Operand, ways: _Ways, beside: Mapping[str, int]) -> Reals | float:
     """Bits that the moves of a spilled tensor take beyond its own, to the DRAM and from there.
 
     Its blocks are as both sides cut them, and each takes whole cycles of a core's port.
     """
     graph, port = setting.graph, setting.machine.port_bits_per_cycle
-    blocks = np.ones(len(cuts[0].picks))
     if operand.tensor not in setting.spilled:
-        return 0 * blocks
+        return 0.0
+    blocks = np.ones(len(ways.columns))
     for index in (index for index in operand.indices if index not in COUNTERS):
         others = piece_count((index,), beside, graph.extents)
-        own = [cut.pieces((index,)) for cut in cuts if index in cut.indices]
-        blocks *= np.max([*own, np.full_like(cuts[0].picks, others)], axis=0)
+        blocks *= np.maximum(ways.counts[index], others) if index in ways.counts else others
     bits = graph.tensors[operand.tensor].bits
     return 2 * (blocks * np.ceil(bits / blocks / port) * port - bits)
 

@@ -126,15 +126,16 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
     if broken := list(_placement(problem, schedule)):
         return broken  # times mean nothing for tiles that cannot be where they are
     complete = _completion(problem, schedule)
+    routes = [route_of(problem, schedule, move) for move in schedule.moves]
     return [
         *_units(problem, schedule),
         *_chains(problem, schedule),
         *_reads(problem, schedule, complete),
-        *_moves(problem, schedule, complete),
+        *_moves(problem, schedule, complete, routes),
         *_dram(problem, schedule),
         *_phases(problem, schedule),
         *_turns(problem, schedule),
-        *_bandwidth(problem, schedule),
+        *_bandwidth(problem, schedule, routes),
         *_residency(problem, schedule),
         *_capacity(problem, schedule),
     ]
@@ -238,10 +239,11 @@ def _reads(problem: Problem, schedule: Schedule, complete: Sequence[int | None])
                 yield f"{tile.name} starts at {run.start}, {blocks[block_of[copy]].name} is there at {ready}"
 
 
-def _moves(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
-    for move in schedule.moves:
+def _moves(
+    problem: Problem, schedule: Schedule, complete: Sequence[int | None], routes: Sequence[Route | None]
+) -> Iterable[str]:
+    for move, route in zip(schedule.moves, routes, strict=True):
         name = problem.cut.blocks[move.block].name
-        route = route_of(problem, schedule, move)
         if route is None:
             cores = ", ".join(problem.cores[schedule.held[copy].core].name for copy in move.filled)
             yield (
@@ -328,10 +330,10 @@ def _turns(problem: Problem, schedule: Schedule) -> Iterable[str]:
                 )
 
 
-def _bandwidth(problem: Problem, schedule: Schedule) -> Iterable[str]:
+def _bandwidth(problem: Problem, schedule: Schedule, routes: Sequence[Route | None]) -> Iterable[str]:
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for move in schedule.moves:
-        if route := route_of(problem, schedule, move):
+    for move, route in zip(schedule.moves, routes, strict=True):
+        if route is not None:
             for resource in route.resources:
                 changes[resource] += ((move.start, route.demand), (move.end, -route.demand))
     for number, entries in sorted(changes.items()):

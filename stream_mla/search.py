@@ -33,6 +33,8 @@ PATIENCE, WORTH = 5, 5e-3
 """And after so many tilings in a row that were not better by this share: first come those that promise most."""
 GAIN = 1e-3
 """A tiling is left, before it is cut or later, when it is known not to be faster than the best by this share."""
+EASY = 1e-2
+"""Where so large a gap is allowed, the cheapest order of a tiling comes first: mostly its gap is smaller."""
 ALIKE = 1e-2
 """Tilings whose floors differ by less than this share are tried in the order of the plans."""
 TILE_PRICE = 2e-6
@@ -125,13 +127,13 @@ def _mixed(fast: Problem, thrifty: Problem, frugal: frozenset[int]) -> Problem:
     return replace(fast, costs=tuple(slow if number in frugal else quick for number, (quick, slow) in costs))
 
 
-def _scheduled(problem: Problem, limits: Bounds, limit: float, enough: float) -> Candidate:
-    """Return the greedy schedule of a problem, priced for one objective, as a candidate."""
+def _scheduled(problem: Problem, limits: Bounds, limit: float, gap: float) -> Candidate:
+    """Return the greedy schedule of a problem, priced for one objective, as a candidate: one of this gap is enough."""
     frugal = products(problem.cut) if problem.objective is Objective.ENERGY else frozenset[int]()
     return Candidate(
         problem=problem,
         limits=limits,
-        schedule=greedy(problem, limit, enough),
+        schedule=greedy(problem, limit, limits.lower_bound_cycles * (1 + gap), easy=gap >= EASY),
         frugal=frugal,
         found_by="greedy",
     )
@@ -172,8 +174,7 @@ class _Trials:
         try:
             if limits.lower_bound_cycles > limit:
                 raise BeatenError
-            enough = limits.lower_bound_cycles * (1 + self.point.gap_limit)
-            candidate = _scheduled(problem, limits, limit, enough)
+            candidate = _scheduled(problem, limits, limit, self.point.gap_limit)
         except BeatenError:
             self.progress(f"tiling {number}: {tiles:,} tiles, not faster")
             raise
@@ -220,15 +221,16 @@ def improving(values: Iterable[Candidate], objective: Objective) -> Iterator[Can
 def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float) -> Iterator[Candidate]:
     """Yield candidates, each faster than the one before, until one has `enough` cycles; NoScheduleError if none fits.
 
-    Tilings come in the order of what they promise. Not even cut are those whose floor is not below the fastest, and
-    those that differ from one that fits just in what is shared or early. A schedule that falls behind is given up.
+    Tilings come in the order of what they promise. Not even cut are those whose floor is not below the fastest, or,
+    once its gap is as small as asked for, not by more than such a gap; and those that differ from one that fits just in
+    what is shared or early. A schedule that falls behind is given up.
     """
     trials = _Trials(point, graph, Objective.LATENCY, progress)
-    least, vain = inf, 0
+    least, vain, worth = inf, 0, GAIN
     known: list[tuple[Tiling, int]] = []
     for number, (tiling, floor) in enumerate(promising_first(point, graph, enough, trials.hopeless)):
         alike = replace(tiling, shared=frozenset(), early=frozenset()), floor
-        if floor > least * (1 - GAIN) or alike in known:
+        if floor > least * (1 - worth) or alike in known:
             continue
         if vain == PATIENCE or trials.enough(tiling):
             break
@@ -243,6 +245,8 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
         known.append(alike)
         vain = vain + 1 if candidate.latency_cycles > least * (1 - WORTH) else 0
         least = candidate.latency_cycles
+        if candidate.within(point.gap_limit, Objective.LATENCY):
+            worth = max(GAIN, point.gap_limit)
         yield candidate
         if least <= enough:
             return
@@ -258,7 +262,7 @@ def promising_first(
     """
     later: list[tuple[Tiling, int, float]] = []
     tight: list[tuple[Tiling, int, float]] = []
-    for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy):
+    for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy, point.gap_limit):
         floor = floor_cycles(graph, point.accelerator, tiling)
         work = TILE_PRICE * tile_count(graph, tiling)
         if fullest(graph, point.accelerator, tiling) > 1:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,10 +53,12 @@ def test_what_must_pass_the_dram_by_hand() -> None:
     assert floor_cycles(graph, slow, spilled) == 1000 * (once + 2 * graph.tensors["context"].bits)
 
 
-def test_compute_is_counted_tile_by_tile() -> None:
+@pytest.mark.parametrize("parts", [1, 4])
+def test_compute_is_counted_tile_by_tile(parts: int) -> None:
+    # 38 keys: chunks of 5 and one of 3; or parts of 9, 10, 9 and 10, each of chunks of 5, and one of 4 where it has 9
     graph = lower(workload(latent(), cached_tokens=37), "mla_absorbed")
     fast = machine(core_type(), bandwidth=1e6)
-    tiling = replace(uncut(), sizes={name: {"k": 5} for name in ("scores", "softmax", "attend")})
+    tiling = replace(uncut(), sizes={name: {"k": 5} for name in ("scores", "softmax", "attend")}, parts=parts)
     problem = small_problem(graph, tiling, fast)
     arrays = sum(
         cost

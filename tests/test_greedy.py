@@ -1,7 +1,7 @@
 """The greedy scheduler: always valid, prefetching, fair to all cores; or the reason why there is no schedule."""
 
 from dataclasses import replace
-from math import fsum
+from math import fsum, inf
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +36,13 @@ from tests.helpers import (
     with_last,
     workload,
 )
+
+
+@given(problems())
+def test_where_much_is_enough_the_order_of_the_tiles_comes_first(problem: Problem) -> None:
+    in_tile_order = Forward(problem, activities(problem, assign(problem))).run()
+    assert greedy(problem, enough=inf, easy=True) == in_tile_order
+    assert greedy(problem, easy=True).latency_cycles <= in_tile_order.latency_cycles
 
 
 @given(problems())

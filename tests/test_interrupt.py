@@ -64,7 +64,7 @@ def test_the_best_tiling_until_then_is_returned() -> None:
 
 
 def test_before_the_first_schedule_there_is_nothing_to_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, easy: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stream_mla.search.greedy", stop)

@@ -97,7 +97,7 @@ def test_a_cap_that_nothing_meets_names_the_best_latency(fastest: Outcome) -> No
     )
 
 
-def lonely(problem: Problem, _limit: float, _enough: float) -> Schedule:
+def lonely(problem: Problem, _limit: float, _enough: float, **_options: object) -> Schedule:
     """Greedy that uses the first core that can do a cluster, and no other."""
     return Forward(problem, activities(problem, [cores[0] for cores in problem.candidates])).run()
 

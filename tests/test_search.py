@@ -94,3 +94,16 @@ def test_a_gap_that_is_small_enough_ends_all_searches() -> None:
     assert first.gap <= 0.5
     assert len(exact) > 1
     assert best.latency_cycles < first.latency_cycles
+
+
+def test_once_the_gap_is_as_asked_for_tilings_must_promise_more_than_such_a_gap() -> None:
+    point = _point("deepseek_v2_lite", "mla_absorbed", "tpu_v4i", 256)
+    point = replace(point, workload=replace(point.workload, query_tokens=64))
+    graph = lower(point.workload, point.scheme)
+    said, said_less = [list[str](), list[str]()]
+    exact = list(faster(point, graph, said.append, enough=0))
+    rough = list(faster(replace(point, gap_limit=0.05), graph, said_less.append, enough=0))
+    best, near = exact[-1], rough[-1]
+    assert near.within(0.05, Objective.LATENCY)
+    assert near.latency_cycles * 0.95 < best.latency_cycles < near.latency_cycles
+    assert len(rough) + len(said_less) < len(exact) + len(said)

@@ -54,6 +54,8 @@ class _Assignment:
         """Cycles of all tiles that each core was given."""
         self.end = [0.0] * len(problem.cut.tiles)
         self.cycles_per_bit: dict[int, Times] = {}
+        self.loading = np.ones(count)
+        """As `cycles_per_bit`, for what is given in cycles at a fair share of the DRAM."""
         self.choices: dict[tuple[int, ...], _Choice] = {}
         self.can_wait = can_wait(problem)
         arrays = max(1, len(list(problem.accelerator.array_cores())))
@@ -118,18 +120,29 @@ class _Assignment:
         done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
         if self.even or (cut.tiles[first].operator in cut.tiling.early and len(members) > 1):
             done = done + self.promised[choice.cores]
-        for block in reads:
-            maker = cut.maker[block]
-            source = -1 if maker < 0 or cut.blocks[block].via_dram else self.core_of[cut.tiles[maker].cluster]
-            if source >= 0:
-                sending = self._sending(source) * cut.blocks[block].bits
-                done += np.where(self.present[block], 0.0, sending)[choice.cores]
-            elif cut.blocks[block].shared:
-                done += np.where(self.present[block], 0.0, cut.blocks[block].bits / self.share)[choice.cores]
+        done = self._with_moves(done, choice, reads)
         if len(set(choice.types)) > 1:
             own = {name: sum(problem.costs[member][name].cycles for member in members) for name in set(choice.types)}
             done += np.array([own[name] for name in choice.types])
         return int(choice.cores[int(np.argmin(done))])
+
+    def _with_moves(self, done: Times, choice: _Choice, reads: Collection[int]) -> Times:
+        """Add the cycles in which blocks come to each core that has none of them yet: sent, or loaded for all there."""
+        cut = self.problem.cut
+        present: list[NDArray[np.bool_]] = []
+        ways: list[Times] = []
+        cycles: list[float] = []
+        for block in reads:
+            maker, info = cut.maker[block], cut.blocks[block]
+            source = -1 if maker < 0 or info.via_dram else self.core_of[cut.tiles[maker].cluster]
+            if source >= 0 or info.shared:
+                present.append(self.present[block])
+                ways.append(self._sending(source) if source >= 0 else self.loading)
+                cycles.append(info.bits if source >= 0 else info.bits / self.share)
+        if not cycles:
+            return done
+        moved = np.where(np.array(present), 0.0, np.array(ways) * np.array(cycles)[:, None])
+        return np.add.reduce((done, *moved[:, choice.cores]))
 
     def _sharer(self, choice: _Choice, reads: Collection[int], members: Sequence[int]) -> int:
         """Return the core that has most of the shared blocks that a cluster reads, unless it has its share of the work;
