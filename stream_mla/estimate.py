@@ -32,8 +32,6 @@ JOINED_RATE = 1 / 8
 """A path between cores that is slower than this share of a core's DRAM rate is no use: the DRAM takes what it would."""
 PRICE_PER_TILE = 2e-5
 """Of the layer's DRAM or compute time, whichever is longer: 500 more tiles must gain 1 %."""
-TILES_PER_GAP = 1000
-"""And so many more tiles must gain the gap that is allowed, where that asks for more: 500 must gain 2.5 % under 5 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,14 +274,9 @@ class Way:
 
 
 def scaled_setting(
-    graph: OperatorGraph,
-    machine: MachineEstimate,
-    forced: Mapping[str, int],
-    scale: float,
-    way: Way,
-    gap: float = 0.0,
+    graph: OperatorGraph, machine: MachineEstimate, forced: Mapping[str, int], scale: float, way: Way
 ) -> Setting:
-    """Return the setting in which `scale` shrinks every memory budget, and schedules may have a `gap`."""
+    """Return the setting in which `scale` shrinks every memory budget."""
     small_bits = int(machine.sram_bits * SMALL_SHARE * scale)
     dram_cycles = (graph.dram_read_bits + graph.dram_write_bits) / machine.dram_bits_per_cycle
     compute_cycles = graph.total_macs / (machine.array_cores * machine.copies * machine.rows * machine.columns)
@@ -300,7 +293,7 @@ def scaled_setting(
         ),
         layer_cycles=max(dram_cycles, compute_cycles),
         dram_binds=dram_cycles >= compute_cycles,
-        tile_price_cycles=max(PRICE_PER_TILE, gap / TILES_PER_GAP) * max(dram_cycles, compute_cycles),
+        tile_price_cycles=PRICE_PER_TILE * max(dram_cycles, compute_cycles),
         spilled=frozenset(
             name
             for name, tensor in graph.tensors.items()

@@ -37,14 +37,13 @@ SCALES = (1.0, 0.5, 0.25, 0.1)
 
 
 def plans(
-    graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int], policy: Policy, gap: float = 0.0
+    graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int], policy: Policy
 ) -> Iterable[Tiling]:
     """Yield different tilings worth trying.
 
-    `forced` gives sizes per index (and `parts`); where schedules may have a larger `gap`, tiles are fewer. For each of
-    several shares of the memories, the first tiling spills what is large; the next ones keep it on chip, which is right
-    where groups of heads are worked off one after the other. Where the cache is expanded to keys and values, the first
-    ones do so chunk by chunk.
+    `forced` gives sizes per index (and `parts`). For each of several shares of the memories, the first tiling spills
+    what is large; the next ones keep it on chip, which is right where groups of heads are worked off one after the
+    other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
     """
     machine = estimate_machine(accelerator)
     heads = next(index for index in ("h", "g") if index in graph.extents)
@@ -56,7 +55,7 @@ def plans(
     for scale in SCALES:
         for group, way in _ways(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
-            setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale, gap=gap)
+            setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale)
             found = list(_tilings(setting_of, graph, way, policy))
             if scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
                 found += _with_room(setting_of, graph, accelerator, found[0], way, policy)

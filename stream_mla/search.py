@@ -262,7 +262,7 @@ def promising_first(
     """
     later: list[tuple[Tiling, int, float]] = []
     tight: list[tuple[Tiling, int, float]] = []
-    for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy, point.gap_limit):
+    for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy):
         floor = floor_cycles(graph, point.accelerator, tiling)
         work = TILE_PRICE * tile_count(graph, tiling)
         if fullest(graph, point.accelerator, tiling) > 1:

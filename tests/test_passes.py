@@ -150,7 +150,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Point:
         Workload(model=model, batch=1, query_tokens=256, cached_tokens=0, precision=model.precision),
         io.load_accelerator("flat_edge"),
         "mla_absorbed",
-        gap_limit=0.02,
+        gap_limit=0.05,
     )
 
 
