@@ -118,7 +118,7 @@ def markdown(rows: Sequence[Row], time_limit_s: float) -> str:
     lines += [f"- {row.title}: {text}" for row in rows if (text := explanation(row))]
     faster = ", ".join(f"{row.title} ({cells(row)['latency_ratio']} x)" for row in slower(rows))
     lines += ["", f"Stream is faster at: {faster or 'nothing'}."]
-    lines += ["", "## Missed", "", *(f"- {sentence}" for sentence in missed(rows)), ""]
+    lines += ["", "## Missed", "", *([f"- {sentence}" for sentence in missed(rows)] or ["Nothing."]), ""]
     return "\n".join(lines)
 
 
