@@ -152,9 +152,9 @@ def markdown(rows: Sequence[Row], lines: Sequence[str]) -> str:
         text.append(f"| geometric mean, {what} ({len(chosen)}) |{' |' * 8} {' | '.join(means)} |")
     text += [
         "",
-        "Cycles; the last four columns are multiples of ours. `greedy` and `CP-SAT` are ours before and after the",
-        "solver; HEFT and annealing work on our tiling, `HEFT first` on the first tiling that fits, layers on a fixed",
-        "one.",
+        "Cycles; the last four columns are multiples of ours. `greedy` and `CP-SAT` are ours before and after hill",
+        "climbing and the solver; HEFT and annealing work on our tiling, `HEFT first` on the first tiling that fits,",
+        "layers on a fixed one.",
     ]
     return "\n".join(text) + "\n"
 
