@@ -45,7 +45,7 @@ MOST_BLENDS = 3
 MOST_ACTIVITIES = 3000
 """Where tiles and moves are more than this, the solver gets windows of the schedule: it would not improve the whole."""
 MOST_IN_WINDOWS = 20_000
-"""Where they are more than this, it is left out: to check one gain would take seconds."""
+"""Where they are more than this, it is left out: windows gain nothing there in half a minute."""
 CLIMBING = 0.5
 """Share of the time limit for hill climbing, before CP-SAT gets the rest; all of it where CP-SAT is left out."""
 
@@ -99,6 +99,7 @@ class Hunt:
             self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
         self._try_variants(objective)
 
+    @uncollected
     def _try_variants(self, objective: Objective) -> None:
         """Try other orders and placements of the best tiling, where its bound leaves room for them."""
         if self.best is None or objective is not Objective.LATENCY:

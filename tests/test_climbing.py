@@ -8,8 +8,9 @@ from stream_mla.outcome import Interrupted
 from stream_mla.problem import Problem, activities
 from stream_mla.result import Status
 from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.climbing import PATIENCE, Improved, climb
+from stream_mla.schedulers.climbing import PATIENCE, climb
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.local_search import Improved
 from stream_mla.workload import Workload
 from tests.helpers import Step, block, core_type, hand_problem, machine, point_of
 from tests.oracle import choices, exhaustive

@@ -13,8 +13,8 @@ from stream_mla.outcome import Interrupted
 from stream_mla.problem import Problem, activities
 from stream_mla.result import Status
 from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.climbing import Improved
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.local_search import Improved
 from stream_mla.schedulers.postpone import postponed, put_off
 from stream_mla.schedulers.steps import moved, read_steps, times
 from stream_mla.schedulers.windows import improve_windows

@@ -4,20 +4,19 @@ Starts from the cores of a schedule and the order in which its tiles start. Each
 cluster goes to another core, two swap theirs, or the tiles of one cluster come earlier or later. Then time runs forward
 again, until it is known to take longer than before. What is not slower is where the next round starts.
 
-The cost is counted in tiles and moves, so a seed repeats the search exactly (unless the clock, as a last resort, ends
-it first).
+The cost of a round is counted in tiles and moves.
 """
 
-import random
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 from stream_mla.errors import StreamMlaError
 from stream_mla.problem import Activities, Problem, activities
 from stream_mla.schedule import Schedule
 from stream_mla.schedulers.forward import Forward
+from stream_mla.schedulers.local_search import Improved, LocalSearch
 from stream_mla.schedulers.ranks import in_precedence
 from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.uncollected import uncollected
@@ -28,16 +27,6 @@ PATIENCE = 300
 """The search ends after so many rounds in a row without a gain."""
 NEAR = 0.05
 """Half of the changes of order move a cluster by about this share of all tiles, the others by any distance."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Improved:
-    """What a local search made of a schedule."""
-
-    schedule: Schedule
-    rounds: int
-    gains: int
-    interrupted: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +47,14 @@ def climb(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Improved:
     """Search until the time is over or few enough cycles are reached; Ctrl-C ends it with the best schedule so far."""
-    search = _Climb(problem, schedule, seed)
-    round_s = STEP_S * (len(schedule.runs) + len(schedule.moves))
-    deadline = time.perf_counter() + 2 * time_limit_s
-    interrupted = False
-    try:
-        while search.best.latency_cycles > enough_cycles and search.vain < PATIENCE:
-            if (search.rounds + 1) * round_s > time_limit_s or time.perf_counter() >= deadline:
-                break
-            if search.round():
-                progress(search.best.latency_cycles)
-    except KeyboardInterrupt:
-        interrupted = True
-    return Improved(schedule=search.best, rounds=search.rounds, gains=search.gains, interrupted=interrupted)
+    return _Climb(problem, schedule, seed).run(enough_cycles, time_limit_s, progress)
 
 
-class _Climb:
+class _Climb(LocalSearch):
     def __init__(self, problem: Problem, schedule: Schedule, seed: int) -> None:
-        self.problem, self.best = problem, schedule
-        self.random = random.Random(seed)
-        self.rounds = self.gains = self.vain = 0
+        super().__init__(schedule, seed, PATIENCE)
+        self.problem = problem
+        self.round_s = STEP_S * (len(schedule.runs) + len(schedule.moves))
         self.movable = [cluster for cluster, able in enumerate(problem.candidates) if len(able) > 1]
         self.changes = [self._sooner_or_later, self._past_another]
         if self.movable:
@@ -88,24 +65,22 @@ class _Climb:
             cores[problem.cut.tiles[run.tile].cluster] = run.core
             keys[run.tile] = float(place)
         self.now = _Decisions(acts=activities(problem, cores), keys=keys)
-        self.cycles: float = float("inf")
+        self.limit: float = inf
         """What the decisions take; before the first round that is not known."""
 
+    def affords(self, time_limit_s: float) -> bool:
+        return (self.rounds + 1) * self.round_s <= time_limit_s
+
     @uncollected
-    def round(self) -> bool:
-        """Try one change, at first none; return whether it made the best schedule shorter."""
-        changed = self.random.choice(self.changes)() if self.rounds else self.now
-        self.rounds += 1
-        self.vain += 1
+    def round(self) -> Schedule | None:
+        """At first nothing is changed."""
+        changed = self.random.choice(self.changes)() if self.rounds > 1 else self.now
         with suppress(StreamMlaError, BeatenError):  # memory does not hold the order, or it is slower
             order = in_precedence(self.problem, changed.keys)
-            found = Forward(self.problem, changed.acts, order).run(self.cycles)
-            self.now, self.cycles = changed, found.latency_cycles
-            if self.cycles < self.best.latency_cycles:
-                self.best, self.vain = found, 0
-                self.gains += 1
-                return True
-        return False
+            found = Forward(self.problem, changed.acts, order).run(self.limit)
+            self.now, self.limit = changed, found.latency_cycles
+            return found if self.limit < self.cycles else None
+        return None
 
     def _to_another_core(self) -> _Decisions:
         cluster = self.random.choice(self.movable)

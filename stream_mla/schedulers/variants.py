@@ -6,9 +6,9 @@ where memory does not hold the ranks; with what streams taken while the DRAM wou
 evened out, where these make a difference. The first are unlike each other, as large layers get only a few tries.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from math import inf
 
 from stream_mla.errors import StreamMlaError
@@ -23,32 +23,21 @@ from stream_mla.schedulers.heft import placement
 from stream_mla.schedulers.ranks import rank_order
 from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.schedulers.stages import stage_order
-from stream_mla.uncollected import uncollected
 
 Order = Sequence[int] | None
 """Tiles; None is theirs."""
 Try = Callable[[], Schedule | None]
 
 
-def variants(problem: Problem, limit: Callable[[], float] = lambda: inf, most: int = sys.maxsize) -> Iterator[Schedule]:
+def variants(problem: Problem, limit: Callable[[], float] = lambda: inf, most: int | None = None) -> Iterator[Schedule]:
     """Yield the schedules of at most so many tries.
 
     Those whose order needs too much memory, or that pass the limit, as it is when they are made, are given up.
     """
-    tries = _Variants(problem, limit).tries()
-    for _ in range(most):
-        attempt = _following(tries)
-        if attempt is None:
-            return
+    for attempt in islice(_Variants(problem, limit).tries(), most):
         with suppress(StreamMlaError, BeatenError):
-            found = uncollected(attempt)()
-            if found is not None:
+            if (found := attempt()) is not None:
                 yield found
-
-
-@uncollected
-def _following(tries: Iterator[Try]) -> Try | None:
-    return next(tries, None)
 
 
 class _Variants:

@@ -10,16 +10,14 @@ All that decides is counted in steps and in the solver's deterministic time, so 
 within `REACH` times its steps, not on the whole; that of a gain does.
 """
 
-import random
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from stream_mla.problem import Problem
 from stream_mla.schedule import Schedule
-from stream_mla.schedulers.climbing import Improved
 from stream_mla.schedulers.cp_sat_window import Found, solve_window
+from stream_mla.schedulers.local_search import Improved, LocalSearch
 from stream_mla.schedulers.postpone import postponed
 from stream_mla.schedulers.steps import Cycles, moved, read_steps, times
 
@@ -51,33 +49,23 @@ def improve_windows(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Improved:
     """Search until the time is over or few enough cycles are reached; Ctrl-C ends it with the best schedule so far."""
-    search = _Search(problem, schedule, settle, seed)
-    deadline = time.perf_counter() + 2 * time_limit_s
-    interrupted = False
-    try:
-        while search.cycles > enough_cycles and search.vain < PATIENCE:
-            if search.spent >= time_limit_s or time.perf_counter() >= deadline:
-                break
-            if search.round():
-                progress(search.cycles)
-    except KeyboardInterrupt:
-        interrupted = True
-    return Improved(schedule=search.schedule, rounds=search.rounds, gains=search.gains, interrupted=interrupted)
+    return _Search(problem, schedule, settle, seed).run(enough_cycles, time_limit_s, progress)
 
 
-class _Search:
+class _Search(LocalSearch):
     def __init__(self, problem: Problem, schedule: Schedule, settle: Settle, seed: int) -> None:
-        self.problem, self.schedule, self.settle = problem, schedule, settle
-        self.random = random.Random(seed)
+        super().__init__(schedule, seed, PATIENCE)
+        self.problem, self.settle = problem, settle
         self.steps = read_steps(problem, schedule)
         self.width = float(FIRST)
         self.spent = SETTLE_S * len(self.steps.cycles)
-        self.rounds = self.gains = self.vain = 0
         self._read(schedule)
 
+    def affords(self, time_limit_s: float) -> bool:
+        return self.spent < time_limit_s
+
     def _read(self, schedule: Schedule) -> None:
-        self.schedule, self.times = schedule, times(schedule)
-        self.cycles = schedule.latency_cycles
+        self.times = times(schedule)
         self.order = np.argsort(self.times.start, kind="stable")
 
     def _choose(self) -> tuple[int, int, int]:
@@ -89,20 +77,15 @@ class _Search:
         end = self.cycles if first + width >= count else instants[1]
         return instants[0], end, self.cycles if first + width * REACH >= count else max(instants[2], end)
 
-    def _settled(self, start: Cycles) -> bool:
-        """Replay the schedule with other starts; return whether that made it shorter."""
+    def _settled(self, start: Cycles) -> Schedule:
+        """Replay the schedule with other starts."""
         self.spent += SETTLE_S * len(self.steps.cycles)
-        before = self.cycles
-        self._read(self.settle(moved(self.schedule, self.steps, start)))
-        gained = self.cycles < before
-        self.gains += gained
-        self.vain = 0 if gained else self.vain
-        return gained
+        settled = self.settle(moved(self.best, self.steps, start))
+        self._read(settled)
+        return settled
 
-    def round(self) -> bool:
-        """Solve a window; return whether it gained anything."""
-        self.rounds += 1
-        self.vain += 1
+    def round(self) -> Schedule | None:
+        """Solve a window."""
         begin, end, until = self._choose()
         found = Found(gain=0, proven=True, start=self.times.start, work=0.0)
         if begin < end:
@@ -113,4 +96,4 @@ class _Search:
         self.spent += ROUND_S + STEP_S * self.width * (1 + REACH / 10) + found.work
         self.width *= GROW if found.proven and not found.gain else 1.0 if found.gain else SHRINK
         self.width = min(max(self.width, FEWEST), MOST)
-        return found.gain > 0 and self._settled(found.start)
+        return self._settled(found.start) if found.gain else None
