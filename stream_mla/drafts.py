@@ -128,10 +128,8 @@ class _Touched:
             intervals = pick(values)
             blocks = known.get(intervals)
             if blocks is None:
-                where = intervals
-                if any(offsets):
-                    where = tuple([(low + by, high + by) for (low, high), by in zip(intervals, offsets, strict=True)])
-                blocks = known[intervals] = grid.overlapping(where)
+                where = [(low + by, high + by) for (low, high), by in zip(intervals, offsets, strict=True)]
+                blocks = known[intervals] = grid.overlapping(tuple(where))
             found.append(blocks)
         if len(found) == 1:
             return found[0]

@@ -11,14 +11,14 @@ It never exceeds the bounds of the cut tiling (`bounds`), which know more, and t
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 from stream_mla.accelerator import Accelerator
 from stream_mla.bounds import least_transfer_cycles
 from stream_mla.cost import Objective
 from stream_mla.graph import CONTRACTIONS, COUNTERS, PART, Kind, Operand, Operator, OperatorGraph, Role
-from stream_mla.grid import Interval, key_pieces
+from stream_mla.grid import Interval, key_pieces, part_edges
 from stream_mla.problem import price_of
 from stream_mla.row_parts import parts_of, spread_cut
 from stream_mla.tile_work import gemm_work, region, vector_work
@@ -61,8 +61,8 @@ def _kinds(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str)
         return {_Piece(1 if "k" in operator.indices else tiling.parts, True): 1}
     if index == "w":
         return {_Piece(2, True): 1}
-    parts = tiling.parts if index == "k" else 1
-    whole = Counter(extent * (part + 1) // parts - extent * part // parts for part in range(parts))
+    edges = part_edges(extent, tiling.parts if index == "k" else 1)
+    whole = Counter(high - low for low, high in pairwise(edges))
     found: Counter[_Piece] = Counter()
     for length, count in whole.items():
         full, rest = divmod(length, size)

@@ -13,12 +13,16 @@ def pieces(extent: int, size: int) -> list[Interval]:
     return [(low, min(low + size, extent)) for low in range(0, extent, size)]
 
 
+def part_edges(extent: int, parts: int) -> list[int]:
+    """Return where nearly equal parts of [0, extent) begin, and its end."""
+    return [extent * part // parts for part in range(parts + 1)]
+
+
 def key_pieces(extent: int, parts: int, size: int) -> list[tuple[Interval, int]]:
     """Cut the keys into nearly equal parts and each part into chunks; return (chunk, its part)."""
-    edges = [extent * part // parts for part in range(parts + 1)]
     return [
         ((low + a, low + b), part)
-        for part, (low, high) in enumerate(pairwise(edges))
+        for part, (low, high) in enumerate(pairwise(part_edges(extent, parts)))
         for a, b in pieces(high - low, size)
     ]
 
@@ -31,8 +35,6 @@ class Grid:
         self.edges = [sorted({0, size, *axis}) for size, axis in zip(shape, cuts, strict=True)]
         self.first = first
         self.count = prod(len(axis) - 1 for axis in self.edges)
-        self._spans: list[dict[Interval, Interval]] = [{} for _ in self.edges]
-        """Of each axis: interval -> the first cell that it touches, and the one after the last."""
 
     def cells(self) -> Iterator[tuple[Interval, ...]]:
         """Yield the boxes of all blocks, in the order of their numbers."""
@@ -45,19 +47,12 @@ class Grid:
 
     def overlapping(self, region: tuple[Interval, ...]) -> tuple[int, ...]:
         """Return the numbers of the blocks that a region touches."""
-        only = 0
-        numbers: list[int] = []
-        for interval, axis, spans in zip(region, self.edges, self._spans, strict=True):
-            span = spans.get(interval)
-            if span is None:
-                low, high = interval
-                first = bisect_right(axis, low) - 1
-                span = spans[interval] = first, bisect_left(axis, high, first)
-            cells, (first, last) = len(axis) - 1, span
-            if last > first + 1:
-                numbers = [number * cells + cell for number in numbers or [only] for cell in range(first, last)]
-            elif numbers:
+        numbers = [0]
+        for (low, high), axis in zip(region, self.edges, strict=True):
+            first, cells = bisect_right(axis, low) - 1, len(axis) - 1
+            last = bisect_left(axis, high, first)
+            if last == first + 1:
                 numbers = [number * cells + first for number in numbers]
             else:
-                only = only * cells + first
-        return tuple([self.first + number for number in numbers]) if numbers else (self.first + only,)
+                numbers = [number * cells + cell for number in numbers for cell in range(first, last)]
+        return tuple([self.first + number for number in numbers])
