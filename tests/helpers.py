@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
+from stream_mla import io
 from stream_mla.accelerator import (
     Accelerator,
     Array,
@@ -304,6 +305,13 @@ def point_of(
         workers=1,
         tile_sizes=tile_sizes or {},
     )
+
+
+def decode_point(model: str, scheme: str, accelerator: str, cached: int, time_limit_s: float = 0.0) -> Point:
+    """One token against `cached` of a shipped model on a shipped machine, with the precision of the model."""
+    layer = io.load_model(model)
+    work = Workload(model=layer, batch=1, query_tokens=1, cached_tokens=cached, precision=layer.precision)
+    return point_of(work, io.load_accelerator(accelerator), scheme, time_limit_s=time_limit_s)
 
 
 def uncut(local: frozenset[str] = frozenset()) -> Tiling:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from stream_mla import io
 from stream_mla.evaluation import evaluate
 from stream_mla.outcome import Interrupted
 from stream_mla.problem import Problem, activities
@@ -11,8 +10,7 @@ from stream_mla.schedule import Schedule, violations
 from stream_mla.schedulers.climbing import PATIENCE, climb
 from stream_mla.schedulers.forward import Forward
 from stream_mla.schedulers.local_search import Improved
-from stream_mla.workload import Workload
-from tests.helpers import Step, block, core_type, hand_problem, machine, point_of
+from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
 from tests.test_oracle import Maker, instances, late, multicast, phased, plain
 from tests.test_windows import chains, two_tiles
@@ -85,13 +83,7 @@ def test_an_interrupt_leaves_the_best() -> None:
 
 
 def test_schedules_too_large_for_the_solver_are_climbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = io.load_model("deepseek_v2_lite")
-    point = point_of(
-        Workload(model=model, batch=1, query_tokens=1, cached_tokens=1024, precision=model.precision),
-        io.load_accelerator("tpu_v7_ironwood"),
-        "mla_ru",
-        time_limit_s=3.0,
-    )
+    point = decode_point("deepseek_v2_lite", "mla_ru", "tpu_v7_ironwood", 1024, time_limit_s=3.0)
     monkeypatch.setattr("stream_mla.hunt.MOST_IN_WINDOWS", 100)
     lines: list[str] = []
     result = evaluate(point, lines.append).result

@@ -13,22 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from stream_mla import io
 from stream_mla.cost import Objective
 from stream_mla.evaluation import evaluate
 from stream_mla.outcome import Interrupted
 from stream_mla.result import Status
 from stream_mla.schedule import violations
-from stream_mla.workload import Workload
-from tests.helpers import point_of
+from tests.helpers import decode_point
 
 ROOT = Path(__file__).parents[1]
-MODEL = io.load_model("deepseek_v2_lite")
-POINT = point_of(
-    Workload(model=MODEL, batch=1, query_tokens=1, cached_tokens=512, precision=MODEL.precision),
-    io.load_accelerator("flat_cloud"),
-    "mla_rc",
-)
+POINT = decode_point("deepseek_v2_lite", "mla_rc", "flat_cloud", 512)
 
 
 @pytest.fixture(autouse=True)

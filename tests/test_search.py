@@ -7,7 +7,6 @@ from math import inf
 import pytest
 from hypothesis import given
 
-from stream_mla import io
 from stream_mla.attention import lower
 from stream_mla.bounds import ideal_cycles
 from stream_mla.cost import Objective
@@ -15,26 +14,15 @@ from stream_mla.errors import NoScheduleError
 from stream_mla.evaluation import evaluate
 from stream_mla.holding import fullest
 from stream_mla.planning import plans
-from stream_mla.point import Point
 from stream_mla.problem import Problem
 from stream_mla.schedulers.greedy import greedy
 from stream_mla.schedulers.remaining import BeatenError
 from stream_mla.search import GAIN, faster, promising_first, tried
-from stream_mla.workload import Workload
-from tests.helpers import core_type, machine, point_of, problems
-
-
-def _point(model: str, scheme: str, accelerator: str, cached: int) -> Point:
-    layer = io.load_model(model)
-    return point_of(
-        Workload(model=layer, batch=1, query_tokens=1, cached_tokens=cached, precision=layer.precision),
-        io.load_accelerator(accelerator),
-        scheme,
-    )
+from tests.helpers import core_type, decode_point, machine, problems
 
 
 def test_few_tilings_are_tried_and_none_that_is_left_is_much_faster() -> None:
-    point = _point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
     graph = lower(point.workload, point.scheme)
     said: list[str] = []
     found = [candidate.latency_cycles for candidate in faster(point, graph, said.append, enough=0)]
@@ -46,14 +34,14 @@ def test_few_tilings_are_tried_and_none_that_is_left_is_much_faster() -> None:
 
 
 def test_the_first_tiling_that_is_good_enough_ends_the_search() -> None:
-    point = _point("deepseek_v2_lite", "mla_absorbed", "tpu_like_quad_core", 1024)
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "tpu_like_quad_core", 1024)
     graph = lower(point.workload, point.scheme)
     enough = 2 * ideal_cycles(graph, point.accelerator)
     assert len(list(faster(point, graph, lambda _: None, enough))) == 1
 
 
 def test_tilings_that_are_not_expected_to_fit_come_last() -> None:
-    point = _point("deepseek_v2_lite", "mla_absorbed", "tpu_like_quad_core", 1792)
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "tpu_like_quad_core", 1792)
     point = replace(point, workload=replace(point.workload, query_tokens=256))
     graph = lower(point.workload, point.scheme)
     order = [tiling for tiling, _ in promising_first(point, graph, enough=0)]
@@ -63,7 +51,7 @@ def test_tilings_that_are_not_expected_to_fit_come_last() -> None:
 
 
 def test_what_does_not_fit_is_told() -> None:
-    point = _point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
     point = replace(point, accelerator=machine(core_type(sram_bits=512)))
     with pytest.raises(NoScheduleError, match="tilings of deepseek_v2_lite as mla_absorbed fits small"):
         list(faster(point, lower(point.workload, point.scheme), lambda _: None, enough=0))
@@ -86,7 +74,7 @@ def test_what_is_good_enough_is_no_worse_than_was_asked_for(problem: Problem) ->
 
 def test_a_gap_that_is_small_enough_ends_all_searches() -> None:
     """There are faster tilings, and other orders of them: none is looked at within the limit."""
-    point = _point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "flat_edge", 1024)
     widest, exact = [list[str](), list[str]()]
     first = evaluate(replace(point, gap_limit=0.5), widest.append).result
     best = evaluate(point, exact.append).result
@@ -97,7 +85,7 @@ def test_a_gap_that_is_small_enough_ends_all_searches() -> None:
 
 
 def test_once_the_gap_is_as_asked_for_tilings_must_promise_more_than_such_a_gap() -> None:
-    point = _point("deepseek_v2_lite", "mla_absorbed", "tpu_v4i", 256)
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "tpu_v4i", 256)
     point = replace(point, workload=replace(point.workload, query_tokens=64))
     graph = lower(point.workload, point.scheme)
     said, said_less = [list[str](), list[str]()]

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream_mla import io
 from stream_mla.bounds import bounds
 from stream_mla.evaluation import evaluate
 from stream_mla.outcome import Interrupted
@@ -19,8 +18,7 @@ from stream_mla.schedulers.postpone import postponed, put_off
 from stream_mla.schedulers.steps import moved, read_steps, times
 from stream_mla.schedulers.windows import improve_windows
 from stream_mla.simulate import replay
-from stream_mla.workload import Workload
-from tests.helpers import Step, block, core_type, hand_problem, machine, point_of
+from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
 from tests.test_oracle import Maker, instances, late, multicast, phased, plain
 
@@ -128,13 +126,7 @@ def test_an_interrupt_leaves_the_best() -> None:
 
 
 def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = io.load_model("deepseek_v2_lite")
-    point = point_of(
-        Workload(model=model, batch=1, query_tokens=1, cached_tokens=512, precision=model.precision),
-        io.load_accelerator("flat_cloud"),
-        "mla_absorbed",
-        time_limit_s=3.0,
-    )
+    point = decode_point("deepseek_v2_lite", "mla_absorbed", "flat_cloud", 512, time_limit_s=3.0)
     monkeypatch.setattr("stream_mla.hunt.MOST_ACTIVITIES", 100)
     result = evaluate(point).result
     assert result.solver_status.endswith(" windows")
