@@ -12,18 +12,18 @@ from typing import TypeVar
 
 import pytest
 
-from stream_mla import io
-from stream_mla.attention import lower
-from stream_mla.bounds import bounds
-from stream_mla.cost import Objective
-from stream_mla.planning import plans
-from stream_mla.policy import POLICIES
-from stream_mla.problem import price
-from stream_mla.schedule import violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
-from stream_mla.tiling import tile
-from stream_mla.workload import Workload
+from stream_mla.frontends import catalog
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import price
+from stream_mla.schedule.replay import replay
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.spec import Workload
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ POINTS = [
 def test_stages_of_decode_at_4096(
     model: str, scheme: str, accelerator: str, most: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shape, machine = io.load_model(model), io.load_accelerator(accelerator)
+    shape, machine = catalog.load_model(model), catalog.load_accelerator(accelerator)
     work = Workload(model=shape, batch=1, query_tokens=1, cached_tokens=4096, precision=shape.precision)
     clock = Clock()
     graph = clock.time("lower", lambda: lower(work, scheme))

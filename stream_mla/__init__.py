@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stream_mla.cost import Objective
     from stream_mla.evaluation import evaluate
-    from stream_mla.io import load_accelerator, load_model
+    from stream_mla.frontends.catalog import load_accelerator, load_model
+    from stream_mla.hardware.core_cost import Objective
+    from stream_mla.mapping.policy import POLICIES, Policy
     from stream_mla.point import Point
-    from stream_mla.policy import POLICIES, Policy
-    from stream_mla.workload import Precision, Workload
+    from stream_mla.workload.spec import Precision, Workload
 
 __all__ = [
     "POLICIES",
@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "POLICIES": "policy",
-    "Objective": "cost",
+    "POLICIES": "mapping.policy",
+    "Objective": "hardware.core_cost",
     "Point": "point",
-    "Policy": "policy",
-    "Precision": "workload",
-    "Workload": "workload",
+    "Policy": "mapping.policy",
+    "Precision": "workload.spec",
+    "Workload": "workload.spec",
     "evaluate": "evaluation",
-    "load_accelerator": "io",
-    "load_model": "io",
+    "load_accelerator": "frontends.catalog",
+    "load_model": "frontends.catalog",
 }
 
 

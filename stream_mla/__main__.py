@@ -2,6 +2,6 @@
 
 import sys
 
-from stream_mla.cli import main
+from stream_mla.cli.main import main
 
 sys.exit(main())

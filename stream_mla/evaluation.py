@@ -6,16 +6,19 @@ lower -> plan and tile -> price -> schedule -> check -> replay -> check -> summa
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stream_mla.attention import lower
-from stream_mla.combined import combined
 from stream_mla.errors import TooManyTilesError
-from stream_mla.graph import OperatorGraph
-from stream_mla.hunt import Hunt
-from stream_mla.outcome import Interrupted, Outcome, PassOutcome
-from stream_mla.passes import passes, stretches, whole
+from stream_mla.mapping.requirements import require
 from stream_mla.point import Point
-from stream_mla.requirements import require
-from stream_mla.search import Candidate, Pool, Progress, promised_tiles
+from stream_mla.results.outcome import Interrupted, Outcome, PassOutcome
+from stream_mla.results.segment_totals import combined
+from stream_mla.results.summary import summarise
+from stream_mla.schedule.candidate import Candidate, Progress
+from stream_mla.solvers.energy_mappings import Pool
+from stream_mla.solvers.optimizer import Hunt
+from stream_mla.solvers.tiling_search import promised_tiles
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph
+from stream_mla.workload.segments import passes, stretches, whole
 
 PASS_TILES = 150_000
 """About as many tiles has a pass: it is scheduled within a minute, and what its start and end cost is little."""
@@ -89,5 +92,11 @@ def evaluate_in(
         if hunt.best is None:
             raise
         progress("interrupted: checking the best schedule found")
-        raise Interrupted(hunt.outcome(interrupted=True)) from None
-    return hunt.outcome(interrupted=False)
+        raise Interrupted(_outcome(point, graph, hunt, interrupted=True)) from None
+    return _outcome(point, graph, hunt, interrupted=False)
+
+
+def _outcome(point: Point, graph: OperatorGraph, hunt: Hunt, *, interrupted: bool) -> Outcome:
+    """Return the best schedule that a search found, checked, with its result."""
+    best, story = hunt.settle(interrupted=interrupted)
+    return Outcome(result=summarise(point, graph, best, story), best=best)

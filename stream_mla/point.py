@@ -5,10 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from stream_mla.accelerator import Accelerator
-from stream_mla.cost import Objective
-from stream_mla.policy import Policy
-from stream_mla.workload import Workload
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.policy import Policy
+from stream_mla.workload.spec import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
-from stream_mla import io
-from stream_mla.accelerator import (
+from stream_mla.frontends import catalog
+from stream_mla.hardware.accelerator import (
     Accelerator,
     Array,
     Core,
@@ -25,19 +25,21 @@ from stream_mla.accelerator import (
     Sram,
     VectorUnit,
 )
-from stream_mla.attention import lower
-from stream_mla.cost import Cost, Objective
-from stream_mla.graph import CONTRACTIONS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
+from stream_mla.hardware.core_cost import Cost, Objective
+from stream_mla.hardware.interconnect import find_routes
+from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.mapping.policy import POLICIES, Policy
+from stream_mla.mapping.tiling.tile_graph import Block, Tile, TileGraph, Tiling
+from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES, Policy
-from stream_mla.problem import Problem, activities, price
-from stream_mla.routes import find_routes
-from stream_mla.row_parts import can_spread, spread
-from stream_mla.schedule import Held, Move, Schedule
-from stream_mla.schedulers.forward import Forward
-from stream_mla.tiling import Block, Tile, TileGraph, Tiling, tile
-from stream_mla.work import Gemm, VectorWork
-from stream_mla.workload import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.schedule.schedule import Held, Move, Schedule
+from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import CONTRACTIONS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
+from stream_mla.workload.spec import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
+from stream_mla.workload.split_k import can_spread, spread
 
 LARGE = 1 << 30
 """Bits of SRAM that no small problem fills."""
@@ -309,9 +311,9 @@ def point_of(
 
 def decode_point(model: str, scheme: str, accelerator: str, cached: int, time_limit_s: float = 0.0) -> Point:
     """One token against `cached` of a shipped model on a shipped machine, with the precision of the model."""
-    layer = io.load_model(model)
+    layer = catalog.load_model(model)
     work = Workload(model=layer, batch=1, query_tokens=1, cached_tokens=cached, precision=layer.precision)
-    return point_of(work, io.load_accelerator(accelerator), scheme, time_limit_s=time_limit_s)
+    return point_of(work, catalog.load_accelerator(accelerator), scheme, time_limit_s=time_limit_s)
 
 
 def uncut(local: frozenset[str] = frozenset()) -> Tiling:

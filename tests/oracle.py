@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from stream_mla.accelerator import (
+from stream_mla.hardware.accelerator import (
     Accelerator,
     Array,
     Core,
@@ -19,12 +19,13 @@ from stream_mla.accelerator import (
     Sram,
     VectorUnit,
 )
-from stream_mla.cost import Cost, Objective
-from stream_mla.graph import Kind, OperatorGraph
-from stream_mla.problem import Activities, Problem, activities
-from stream_mla.routes import OFF_CHIP, find_routes
-from stream_mla.tiling import Block, Tile, TileGraph, Tiling
-from stream_mla.work import Gemm, VectorWork
+from stream_mla.hardware.core_cost import Cost, Objective
+from stream_mla.hardware.interconnect import OFF_CHIP, find_routes
+from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.mapping.tiling.tile_graph import Block, Tile, TileGraph, Tiling
+from stream_mla.schedule.activities import Activities, activities
+from stream_mla.schedule.problem import Problem
+from stream_mla.workload.operator_graph import Kind, OperatorGraph
 
 
 def core_type(name: str, sram_bits: int) -> CoreType:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stream_mla.attention import lower
-from stream_mla.graph import OperatorGraph
-from stream_mla.interpret import execute, rms_norm, rope
-from stream_mla.tiling import Tiling, tile
-from stream_mla.workload import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
+from stream_mla.mapping.tiling.interpreter import execute, rms_norm, rope
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph
+from stream_mla.workload.spec import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
 
 Floats = NDArray[np.float64]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from stream_mla.problem import Problem
-from stream_mla.schedule import violations
-from stream_mla.schedulers.balance import balanced
-from stream_mla.schedulers.variants import variants
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.placement.load_balance import balanced
 from tests.helpers import Step, block, core_type, hand_problem, machine
 
 

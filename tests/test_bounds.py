@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.bounds import Bounds, bounds, ideal_cycles
-from stream_mla.cost import Cost, Objective
-from stream_mla.problem import Problem, price
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
-from stream_mla.tiling import tile
+from stream_mla.hardware.core_cost import Cost, Objective
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.bounds.schedule_bounds import Bounds, bounds, ideal_cycles
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.schedule.replay import replay
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import Step, block, bus, core_type, grouped, hand_problem, latent, machine, uncut, wire, workload
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import stream_mla
-from stream_mla.cli import main
+from stream_mla.cli.main import main
 from stream_mla.errors import NoScheduleError
 from stream_mla.evaluation import evaluate
-from stream_mla.io import check, load_accelerator, load_model, model_names
-from stream_mla.outcome import Outcome
+from stream_mla.frontends.catalog import check, load_accelerator, load_model, model_names
 from stream_mla.point import Point
-from stream_mla.search import Candidate, Progress
+from stream_mla.results.outcome import Outcome
+from stream_mla.schedule.candidate import Candidate, Progress
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("run", "deepseek_v3", "--accelerator", "flat_cloud", "--context", "256", "--time-limit", "0")

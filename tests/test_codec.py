@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import pytest
 
-from stream_mla.codec import decode, encode
+from stream_mla.results.codec import decode, encode
 
 
 class Colour(StrEnum):

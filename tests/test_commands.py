@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from stream_mla import store
-from stream_mla.cli import main
-from stream_mla.commands import progress
+from stream_mla.cli import progress
+from stream_mla.cli.main import main
 from stream_mla.errors import NoScheduleError
 from stream_mla.evaluation import evaluate
-from stream_mla.outcome import Interrupted, Outcome
+from stream_mla.mapping.policy import POLICIES, Policy
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES, Policy
-from stream_mla.search import Candidate, Progress
+from stream_mla.results import store
+from stream_mla.results.outcome import Interrupted, Outcome
+from stream_mla.schedule.candidate import Candidate, Progress
 
 QUICK = ("deepseek_v2_lite", "--accelerator", "flat_cloud", "--context", "64", "--time-limit", "0")
 RUN = ("run", *QUICK, "--scheme", "mla_ru")
@@ -257,7 +257,7 @@ def test_a_front_without_schedule_does_not_hide_the_others(capsys: Captured, tmp
 
 
 def test_a_front_that_is_interrupted_keeps_its_points(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("stream_mla.pareto")
+    module = importlib.import_module("stream_mla.experiments.pareto")
     real, done = module.evaluate_in, list[Outcome]()
 
     def stopping(*arguments: Any) -> Outcome:

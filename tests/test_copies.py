@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_mla.accelerator import Array, CoreType, Dataflow, Delivery, OperandPrecision, Registers, Sram
-from stream_mla.attention import lower
-from stream_mla.bounds import ideal_cycles
-from stream_mla.cost import Cost, Grid, Objective, gemm_cost, grids, minimum_gemm_cycles
-from stream_mla.describe import core_facts
 from stream_mla.errors import SpecError
-from stream_mla.estimate import estimate_machine
-from stream_mla.io import check, dump, load_accelerator
-from stream_mla.work import Gemm
+from stream_mla.frontends.catalog import check, dump, load_accelerator
+from stream_mla.hardware.accelerator import Array, CoreType, Dataflow, Delivery, OperandPrecision, Registers, Sram
+from stream_mla.hardware.core_cost import Cost, Grid, Objective, gemm_cost, grids, minimum_gemm_cycles
+from stream_mla.hardware.work import Gemm
+from stream_mla.mapping.planning.analytical_model import estimate_machine
+from stream_mla.results.render.descriptions import core_facts
+from stream_mla.schedule.bounds.schedule_bounds import ideal_cycles
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import core_type, latent, machine, workload
 
 OS, WS, IS = Dataflow.OUTPUT_STATIONARY, Dataflow.WEIGHT_STATIONARY, Dataflow.INPUT_STATIONARY

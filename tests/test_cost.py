@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_mla.accelerator import Array, CoreType, Dataflow, Delivery, OperandPrecision, Registers, Sram, VectorUnit
-from stream_mla.cost import Cost, Gemm, Objective, VectorWork, gemm_cost, minimum_gemm_cycles, vector_cost
+from stream_mla.hardware.accelerator import (
+    Array,
+    CoreType,
+    Dataflow,
+    Delivery,
+    OperandPrecision,
+    Registers,
+    Sram,
+    VectorUnit,
+)
+from stream_mla.hardware.core_cost import Cost, Gemm, Objective, VectorWork, gemm_cost, minimum_gemm_cycles, vector_cost
 
 OS, WS, IS = Dataflow.OUTPUT_STATIONARY, Dataflow.WEIGHT_STATIONARY, Dataflow.INPUT_STATIONARY
 EVERY = (OS, WS, IS)

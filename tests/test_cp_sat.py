@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.bounds import bounds
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.schedule import energy_parts_pj, violations
-from stream_mla.schedulers.cp_sat import Budget, improve
-from stream_mla.schedulers.greedy import greedy
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.schedule import energy_parts_pj
+from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.oracle import tiny_problem
 
 BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.accelerator import Link
-from stream_mla.bounds import bounds
-from stream_mla.problem import Problem
-from stream_mla.schedulers.greedy import greedy
+from stream_mla.hardware.accelerator import Link
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.problem import Problem
+from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.helpers import Step, block, bus, core_type, hand_problem, machine, wire
 
 WIRES = [wire(f"core{n}", "core2", name=f"wire{n}", latency=3) for n in range(2)]

@@ -8,15 +8,16 @@ from typing import cast
 
 import pytest
 
-from stream_mla.accelerator import Accelerator, Core, Dram, Link, OperandPrecision, Sram
-from stream_mla.attention import lower
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, StreamMlaError
 from stream_mla.evaluation import evaluate
-from stream_mla.problem import price
-from stream_mla.schedule import energy_parts_pj, peak_sram_bits, violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.tiling import tile
+from stream_mla.hardware.accelerator import Accelerator, Core, Dram, Link, OperandPrecision, Sram
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import price
+from stream_mla.schedule.schedule import energy_parts_pj, peak_sram_bits
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import bus, core_type, latent, machine, point_of, uncut, wire, workload
 
 

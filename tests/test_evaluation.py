@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from stream_mla import io
-from stream_mla.accelerator import Accelerator
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError, SpecError
 from stream_mla.evaluation import evaluate
+from stream_mla.frontends import catalog
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.point import Point
-from stream_mla.result import Status
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import violations
-from stream_mla.workload import Precision, Workload
+from stream_mla.results.result import Status
+from stream_mla.schedule.checker import violations
+from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
 
 EIGHT = Precision(weights=8, cache=8, activations=8, partials=32)
@@ -31,19 +31,19 @@ def point(
     precision: Precision | None = None,
     **changes: Any,
 ) -> Point:
-    shape = io.load_model(model)
+    shape = catalog.load_model(model)
     return point_of(
         Workload(
             model=shape, batch=1, query_tokens=query, cached_tokens=cached, precision=precision or shape.precision
         ),
-        io.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
+        catalog.load_accelerator(accelerator) if isinstance(accelerator, str) else accelerator,
         scheme,
         **changes,
     )
 
 
 def with_sram(accelerator: str, capacity_bits: int) -> Accelerator:
-    machine = io.load_accelerator(accelerator)
+    machine = catalog.load_accelerator(accelerator)
     cores = tuple(
         replace(core, type=replace(core.type, sram=replace(core.type.sram, capacity=capacity_bits)))
         for core in machine.cores
@@ -101,7 +101,7 @@ def test_four_cores_share_the_work_and_the_cache_is_read_once(scheme: str) -> No
     assert result.dram_read_bytes - result.dram_minimum_read_bytes <= 3 * 14336
 
 
-SMALL = [name for name in io.accelerator_names() if len(io.load_accelerator(name).cores) < 40]
+SMALL = [name for name in catalog.accelerator_names() if len(catalog.load_accelerator(name).cores) < 40]
 """What tests/test_machines.py does for the others takes long enough."""
 
 
@@ -187,7 +187,7 @@ def test_rows_that_cannot_be_cut_are_proven_infeasible() -> None:
 
 
 def test_a_machine_without_a_vector_unit_is_infeasible() -> None:
-    machine = io.load_accelerator("flat_cloud")
+    machine = catalog.load_accelerator("flat_cloud")
     cores = tuple(replace(core, type=replace(core.type, vector=None)) for core in machine.cores)
     with pytest.raises(InfeasibleError) as caught:
         evaluate(point("deepseek_v3", "mla_absorbed", replace(machine, cores=cores), cached=1024))
@@ -195,7 +195,7 @@ def test_a_machine_without_a_vector_unit_is_infeasible() -> None:
 
 
 def test_a_layer_larger_than_the_dram_is_proven_infeasible() -> None:
-    machine = io.load_accelerator("flat_cloud")
+    machine = catalog.load_accelerator("flat_cloud")
     machine = replace(machine, dram=replace(machine.dram, capacity=8 * 10**8))
     # weights 174,063,616, cache 1025 x 512, input and output 7168 each: 174,602,752 B
     with pytest.raises(InfeasibleError) as caught:

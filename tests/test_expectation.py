@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.accelerator import CoreType
-from stream_mla.problem import Problem
-from stream_mla.schedulers.assignment import assign
-from stream_mla.schedulers.expectation import Turns, expected
+from stream_mla.hardware.accelerator import CoreType
+from stream_mla.schedule.problem import Problem
+from stream_mla.solvers.placement.earliest_finish import assign
+from stream_mla.solvers.placement.expected_times import Turns, expected
 from tests.helpers import LARGE, Step, block, core_type, hand_problem, machine, wire, with_last
 
 

@@ -4,26 +4,27 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla import feasibility, io
-from stream_mla.attention import lower
 from stream_mla.errors import StreamMlaError
 from stream_mla.evaluation import evaluate
-from stream_mla.feasibility import advice, remedies
+from stream_mla.experiments import remedies as what_if
+from stream_mla.experiments.remedies import advice, remedies
+from stream_mla.frontends import catalog
+from stream_mla.mapping.requirements import dram_bits
 from stream_mla.point import Point
-from stream_mla.requirements import dram_bits
-from stream_mla.workload import Precision, Workload
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import latent, point_of, workload
 
 KIB = 8 * 1024
 POINT = point_of(
     Workload(
-        model=io.load_model("deepseek_v2_lite"),
+        model=catalog.load_model("deepseek_v2_lite"),
         batch=8,
         query_tokens=1,
         cached_tokens=1024,
         precision=Precision(weights=8, cache=16, activations=16, partials=32),
     ),
-    io.load_accelerator("flat_cloud"),
+    catalog.load_accelerator("flat_cloud"),
     "mla_ru",
 )
 
@@ -111,7 +112,7 @@ def test_narrower_tensors_are_tried_alone_first_and_then_together(monkeypatch: p
         tried.append((bits.weights, bits.cache, bits.activations))
         return tried[-1] == (8, 8, 8)
 
-    monkeypatch.setattr(feasibility._Trials, "fits", fits)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(what_if._Trials, "fits", fits)  # pyright: ignore[reportPrivateUsage]
     assert remedies(with_work(POINT, batch=1)) == ["--bits cache=8,activations=8"]
     assert tried[:4] == [(8, 16, 16), (8, 8, 16), (8, 16, 8), (8, 8, 8)]
 

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_mla import io
-from stream_mla.attention import lower
-from stream_mla.bounds import bounds
-from stream_mla.cost import Objective
-from stream_mla.floors import floor_cycles
-from stream_mla.planning import plans
-from stream_mla.policy import POLICIES
-from stream_mla.problem import Problem, price
-from stream_mla.tiling import tile
-from stream_mla.workload import Workload
+from stream_mla.frontends import catalog
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.bounds.tiling_bounds import floor_cycles
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.spec import Workload
 from tests.helpers import core_type, graphs, grouped, latent, machine, problems, small_problem, tilings, uncut, workload
 
 
@@ -71,9 +71,9 @@ def test_compute_is_counted_tile_by_tile(parts: int) -> None:
 
 def test_floors_of_plans_are_close() -> None:
     # the loads that the counts leave out are few: on a shipped machine a floor is within 10 % of the bound
-    model = io.load_model("deepseek_v2_lite")
+    model = catalog.load_model("deepseek_v2_lite")
     step = Workload(model=model, batch=1, query_tokens=1, cached_tokens=1024, precision=model.precision)
-    graph, accelerator = lower(step, "mla_absorbed"), io.load_accelerator("tpu_like_quad_core")
+    graph, accelerator = lower(step, "mla_absorbed"), catalog.load_accelerator("tpu_like_quad_core")
     for tiling in list(plans(graph, accelerator, {}, POLICIES["free"]))[:6]:
         limits = bounds(price(tile(graph, tiling), accelerator, Objective.LATENCY))
         floor = floor_cycles(graph, accelerator, tiling)

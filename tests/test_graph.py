@@ -10,10 +10,11 @@ from math import isclose
 import networkx as nx
 import pytest
 
-from stream_mla.attention import lower, parameters, same_dimensions, same_parameters
-from stream_mla.graph import Kind, Operand, Operator, OperatorGraph, Role, Tensor, gemm_indices
-from stream_mla.io import load_model
-from stream_mla.workload import GroupedQueryAttention, Precision, Workload
+from stream_mla.frontends.catalog import load_model
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.lowering.mha_baselines import parameters, same_dimensions, same_parameters
+from stream_mla.workload.operator_graph import Kind, Operand, Operator, OperatorGraph, Role, Tensor, gemm_indices
+from stream_mla.workload.spec import GroupedQueryAttention, Precision, Workload
 from tests.helpers import grouped, latent, workload
 
 CONTEXTS = [1, 63, 1024, 3951, 131072]

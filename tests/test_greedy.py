@@ -6,19 +6,21 @@ from math import fsum, inf
 import pytest
 from hypothesis import given, settings
 
-from stream_mla.attention import lower
-from stream_mla.bounds import bounds
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.problem import Problem, activities
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import energy_parts_pj, violations
-from stream_mla.schedulers.assignment import assign
-from stream_mla.schedulers.expectation import expected
-from stream_mla.schedulers.forward import Forward
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.schedulers.variants import variants
-from stream_mla.simulate import replay
-from stream_mla.tiling import Tiling
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import energy_parts_pj
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.placement.earliest_finish import assign
+from stream_mla.solvers.placement.expected_times import expected
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import (
     LARGE,
     Step,

@@ -2,11 +2,11 @@
 
 import pytest
 
-from stream_mla.problem import Problem
-from stream_mla.schedule import violations
-from stream_mla.schedulers.heft import placement
-from stream_mla.schedulers.remaining import BeatenError
-from stream_mla.schedulers.variants import variants
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.solvers.cutoff import BeatenError
+from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.placement.heft import placement
 from tests.helpers import Step, block, core_type, hand_problem, machine, wire
 
 

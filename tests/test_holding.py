@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.graph import OperatorGraph
-from stream_mla.holding import fullest, waiting_bits
-from stream_mla.tiling import Tiling
+from stream_mla.mapping.planning.memory_footprint import fullest, waiting_bits
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph
 from tests.helpers import core_type, latent, machine, uncut, workload
 
 FOUR = lower(workload(latent(), query_tokens=4, cached_tokens=2), "mla_absorbed")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stream_mla.errors import SpecError
-from stream_mla.io import check, load_model
-from stream_mla.workload import GroupedQueryAttention, LatentAttention, Model, Precision
+from stream_mla.frontends.catalog import check, load_model
+from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Model, Precision
 
 # The attention keys of https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/config.json
 DEEPSEEK: dict[str, object] = {

@@ -6,17 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.attention_cuts import EXPANDED
-from stream_mla.graph import Role
-from stream_mla.interpret import execute
-from stream_mla.planning import plans
-from stream_mla.policy import POLICIES
-from stream_mla.problem import activities
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.tiling import Tiling, tile
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.mapping.planning.attention_tiling import EXPANDED
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.mapping.tiling.interpreter import execute
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.checker import violations
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import Role
 from tests.helpers import core_type, latent, machine, small_problem, uncut, workload
 
 NAIVE = lower(workload(latent()), "mla_naive")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from stream_mla.cost import Objective
 from stream_mla.evaluation import evaluate
-from stream_mla.outcome import Interrupted
-from stream_mla.result import Status
-from stream_mla.schedule import violations
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.results.outcome import Interrupted
+from stream_mla.results.result import Status
+from stream_mla.schedule.checker import violations
 from tests.helpers import decode_point
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def test_the_second_time_it_ends_at_once() -> None:
 
 
 def test_handlers_are_put_back() -> None:
-    from stream_mla.commands.progress import patient
+    from stream_mla.cli.progress import patient
 
     before = signal.getsignal(signal.SIGINT)
     with patient():

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_mla.accelerator import Accelerator
-from stream_mla.attention import lower
-from stream_mla.graph import OperatorGraph
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import Schedule, energy_parts_pj, route_of
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
-from stream_mla.tiling import Tiling
-from stream_mla.workload import LatentAttention
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule, energy_parts_pj, route_of
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph
+from stream_mla.workload.spec import LatentAttention
 from tests.helpers import (
     LATENT_SCHEMES,
     Step,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_mla.accelerator import Accelerator, Core, CoreType, Dram
 from stream_mla.errors import SpecError
-from stream_mla.io import accelerator_names, check, dump, load_accelerator, load_model, model_names
-from stream_mla.workload import GroupedQueryAttention, LatentAttention, Model, Precision
+from stream_mla.frontends.catalog import accelerator_names, check, dump, load_accelerator, load_model, model_names
+from stream_mla.hardware.accelerator import Accelerator, Core, CoreType, Dram
+from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Model, Precision
 
 CORE = """\
 name: small_core

@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.bounds import bounds
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.cp_sat import Budget
-from stream_mla.simulate import replay
-from stream_mla.tiling import tile
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.cp_sat.solve import Budget
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import Step, block, core_type, forward, hand_problem, latent, machine, uncut, wire, workload
 
 BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)

@@ -6,15 +6,27 @@ from math import isclose
 
 import pytest
 
-from stream_mla.letter.conclusions import LEVEL, at_platforms, crossing, energy_crossing, throughput_crossings
-from stream_mla.letter.counting import AS_DRAWN, figure2, figure3, figure4
-from stream_mla.letter.energy import figure6
-from stream_mla.letter.energy import runs as energy_runs
-from stream_mla.letter.layers import LETTER_SERIES, Step, dram_bytes
-from stream_mla.letter.machine import BASELINE_MACS, array_shape, compute_grid, compute_per_bandwidth, machine
-from stream_mla.letter.rows import Curve, Row, curves, deviations, published
-from stream_mla.letter.runs import Measured, Run, Store, measure_all
-from stream_mla.letter.throughput import FIGURE, baseline, figure5
+from stream_mla.experiments.letter.figures.counted import AS_DRAWN, figure2, figure3, figure4
+from stream_mla.experiments.letter.figures.energy import figure6
+from stream_mla.experiments.letter.figures.energy import runs as energy_runs
+from stream_mla.experiments.letter.figures.scheduled import FIGURE, baseline, figure5
+from stream_mla.experiments.letter.machine import (
+    BASELINE_MACS,
+    array_shape,
+    compute_grid,
+    compute_per_bandwidth,
+    machine,
+)
+from stream_mla.experiments.letter.rows import Curve, Row, curves, deviations, published
+from stream_mla.experiments.letter.runs import Measured, Run, Store, measure_all
+from stream_mla.experiments.letter.setup import LETTER_SERIES, Step, dram_bytes
+from stream_mla.experiments.letter.text.conclusions import (
+    LEVEL,
+    at_platforms,
+    crossing,
+    energy_crossing,
+    throughput_crossings,
+)
 
 COUNTED = {"2": figure2, "3": figure3, "4": figure4}
 SOME = [3276, 61503, 65536, 244499, 252817]

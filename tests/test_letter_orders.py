@@ -12,10 +12,10 @@ from math import isclose
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.graph import OperatorGraph
-from stream_mla.io import load_model
-from stream_mla.workload import Workload
+from stream_mla.frontends.catalog import load_model
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph
+from stream_mla.workload.spec import Workload
 
 BATCHES = [1, 4, 16]
 CACHED = [0, 1, 1023, 4095]

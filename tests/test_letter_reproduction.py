@@ -7,18 +7,25 @@ from typing import Any
 
 import pytest
 
-from stream_mla.cli import main
+from stream_mla.cli.main import main
 from stream_mla.errors import SpecError
-from stream_mla.letter.counting import figure2, figure3, figure4
-from stream_mla.letter.drawing import PICTURES, draw
-from stream_mla.letter.extras import FOUR_SCHEMES, FREE, SETTING_SERIES, SETTINGS, THREE_SCHEMES, WITH_W_UV
-from stream_mla.letter.layers import MLA, Step, dram_bytes, without_w_uv
-from stream_mla.letter.machine import machine
-from stream_mla.letter.platforms import platform_map, platform_rows
-from stream_mla.letter.reproduction import PARTS, STORED, reproduce
-from stream_mla.letter.rows import Row, published, read, write
-from stream_mla.letter.runs import Measured, Run, Store, measure, measure_all
-from stream_mla.letter.summary import summary
+from stream_mla.experiments.letter.figures.counted import figure2, figure3, figure4
+from stream_mla.experiments.letter.figures.drawing import PICTURES, draw
+from stream_mla.experiments.letter.figures.extras import (
+    FOUR_SCHEMES,
+    FREE,
+    SETTING_SERIES,
+    SETTINGS,
+    THREE_SCHEMES,
+    WITH_W_UV,
+)
+from stream_mla.experiments.letter.figures.platforms import platform_map, platform_rows
+from stream_mla.experiments.letter.machine import machine
+from stream_mla.experiments.letter.reproduction import PARTS, STORED, reproduce
+from stream_mla.experiments.letter.rows import Row, published, read, write
+from stream_mla.experiments.letter.runs import Measured, Run, Store, measure, measure_all
+from stream_mla.experiments.letter.setup import MLA, Step, dram_bytes, without_w_uv
+from stream_mla.experiments.letter.text.summary import summary
 
 W_UV = 128 * 512 * 128
 RUN = Run(

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from stream_mla import search
-from stream_mla.accelerator import Accelerator
 from stream_mla.errors import SpecError
 from stream_mla.evaluation import evaluate
-from stream_mla.io import accelerator_names, load_accelerator, load_model
+from stream_mla.frontends.catalog import accelerator_names, load_accelerator, load_model
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.interconnect import OFF_CHIP, find_routes
 from stream_mla.point import Point
-from stream_mla.routes import OFF_CHIP, find_routes
-from stream_mla.schedule import violations
-from stream_mla.workload import Precision, Workload
+from stream_mla.schedule.checker import violations
+from stream_mla.solvers import tiling_search
+from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
 
 FOLDER = Path(__file__).parent.parent / "accelerators"
@@ -36,7 +36,7 @@ def _point(accelerator: Accelerator, model: str, cached_tokens: int) -> Point:
 
 @pytest.mark.parametrize("name", [name for name in accelerator_names() if name != "h800"])
 def test_a_shipped_accelerator_schedules_a_layer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "ENOUGH_STEPS", 1)  # the first tiling that fits will do
+    monkeypatch.setattr(tiling_search, "ENOUGH_STEPS", 1)  # the first tiling that fits will do
     accelerator = load_accelerator(name)
     outcome = evaluate(
         _point(accelerator, *(("deepseek_v2_lite", 128) if name in MANY_CORES else ("deepseek_v3", 1024)))

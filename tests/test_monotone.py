@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from stream_mla.accelerator import DRAM, Accelerator, Core
-from stream_mla.bounds import bounds
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.graph import Kind, Role
-from stream_mla.problem import Problem, price
-from stream_mla.routes import find_routes
-from stream_mla.schedulers.cp_sat import Budget, improve
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.tiling import tile
+from stream_mla.hardware.accelerator import DRAM, Accelerator, Core
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.hardware.interconnect import find_routes
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.operator_graph import Kind, Role
 from tests.helpers import Step, block, bus, core_type, graphs, hand_problem, machine, uncut
 from tests.oracle import tiny_problem
 

@@ -5,13 +5,14 @@ from math import fsum
 
 import pytest
 
-from stream_mla.bounds import bounds
-from stream_mla.cost import Objective
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP, joint
-from stream_mla.schedule import Schedule, energy_parts_pj, route_of, violations
-from stream_mla.schedulers.cp_sat import Budget, improve
-from stream_mla.simulate import replay
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.hardware.interconnect import OFF_CHIP, joint
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule, energy_parts_pj, route_of
+from stream_mla.solvers.cp_sat.solve import Budget, improve
 from tests.helpers import Step, block, bus, core_type, forward, hand_problem, machine, wire
 
 BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)

@@ -7,29 +7,31 @@ from math import fsum
 
 import pytest
 
-from stream_mla import io
-from stream_mla.attention import lower
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
 from stream_mla.evaluation import evaluate
-from stream_mla.hunt import WITHIN
-from stream_mla.outcome import Outcome
-from stream_mla.pareto import front, non_dominated
+from stream_mla.experiments.pareto import front, non_dominated
+from stream_mla.frontends import catalog
+from stream_mla.hardware.core_cost import Objective
 from stream_mla.point import Point
-from stream_mla.problem import Problem, activities
-from stream_mla.schedule import Schedule, energy_parts_pj, violations
-from stream_mla.schedulers import cp_sat
-from stream_mla.schedulers.cp_sat import Solution
-from stream_mla.schedulers.forward import Forward
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.search import Pool, priced, products
-from stream_mla.workload import Precision, Workload
+from stream_mla.results.outcome import Outcome
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem, priced, products
+from stream_mla.schedule.schedule import Schedule, energy_parts_pj
+from stream_mla.solvers.cp_sat import solve
+from stream_mla.solvers.cp_sat.solve import Solution
+from stream_mla.solvers.energy_mappings import Pool
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.optimizer import WITHIN
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import core_type, latent, machine, point_of, workload
 
 EIGHT = Precision(weights=8, cache=8, activations=8, partials=32)
 BASE = point_of(
-    Workload(model=io.load_model("deepseek_v2_lite"), batch=1, query_tokens=1, cached_tokens=512, precision=EIGHT),
-    io.load_accelerator("flat_cloud"),
+    Workload(model=catalog.load_model("deepseek_v2_lite"), batch=1, query_tokens=1, cached_tokens=512, precision=EIGHT),
+    catalog.load_accelerator("flat_cloud"),
     "mla_rc",
 )
 
@@ -113,9 +115,9 @@ def test_the_solver_may_meet_a_cap_that_greedy_misses(monkeypatch: pytest.Monkey
         found = greedy(replace(problem, objective=Objective.LATENCY))
         return Solution(status="SPIED", schedule=found, bound_cycles=None, seconds=0.0, interrupted=False)
 
-    monkeypatch.setattr(importlib.import_module("stream_mla.search"), "greedy", lonely)
-    monkeypatch.setattr(importlib.import_module("stream_mla.hunt"), "variants", no_variants)
-    monkeypatch.setattr(cp_sat, "improve", solver)
+    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.tiling_search"), "greedy", lonely)
+    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.optimizer"), "variants", no_variants)
+    monkeypatch.setattr(solve, "improve", solver)
     work = workload(latent(heads=4), query_tokens=8, cached_tokens=32)
     point = replace(BASE, accelerator=machine(core_type(), core_type(), bandwidth=1e5), workload=work, time_limit_s=1.0)
     pool = Pool(point, lower(work, point.scheme), lambda _: None)

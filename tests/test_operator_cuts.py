@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.accelerator import VectorUnit
-from stream_mla.attention import lower
-from stream_mla.attention_cuts import EXPANDED, cut_attention
-from stream_mla.estimate import Setting, Spill, Way, estimate_machine, scaled_setting
-from stream_mla.graph import OperatorGraph
-from stream_mla.operator_cuts import cut_composite, cut_contraction, outer_cut
+from stream_mla.hardware.accelerator import VectorUnit
+from stream_mla.mapping.planning.analytical_model import Setting, Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.attention_tiling import EXPANDED, cut_attention
+from stream_mla.mapping.planning.operator_tiling import cut_composite, cut_contraction, outer_cut
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph
 from tests.helpers import core_type, grouped, latent, machine, workload
 
 MLA = lower(workload(latent()), "mla_absorbed")

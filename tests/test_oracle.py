@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_mla.bounds import bounds
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.problem import Problem, activities
-from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.cp_sat import Budget, improve
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.oracle import choices, exhaustive, tiny_problem, with_late_loads, with_multicast, with_phases
 
 BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)

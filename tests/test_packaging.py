@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stream_mla.io import accelerator_names, model_names
+from stream_mla.frontends.catalog import accelerator_names, model_names
 
 ROOT = Path(__file__).parents[1]
 LOAD_ALL = """

@@ -13,19 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stream_mla import io, report, store
-from stream_mla.attention import lower
-from stream_mla.cost import Objective
 from stream_mla.errors import TooManyTilesError
 from stream_mla.evaluation import evaluate
-from stream_mla.graph import Kind, Operand, OperatorGraph, Role
-from stream_mla.interpret import execute
-from stream_mla.passes import Pass, handed_over, passes, stretches
+from stream_mla.frontends import catalog
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.tiling.interpreter import execute
+from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
-from stream_mla.result import Status
-from stream_mla.schedule import violations
-from stream_mla.tiling import tile
-from stream_mla.workload import Workload
+from stream_mla.results import store
+from stream_mla.results.render import tables
+from stream_mla.results.result import Status
+from stream_mla.schedule.checker import violations
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
+from stream_mla.workload.segments import Pass, handed_over, passes, stretches
+from stream_mla.workload.spec import Workload
 from tests.helpers import graphs, point_of, uncut
 
 Floats = NDArray[np.float64]
@@ -116,7 +118,7 @@ def test_passes_do_all_the_work_and_no_more(graph: OperatorGraph, pieces: int) -
 
 
 def test_heads_come_in_even_passes_where_that_takes_less_than_twice_as_many() -> None:
-    model = io.load_model("deepseek_v3")
+    model = catalog.load_model("deepseek_v3")
     step = Workload(model=model, batch=2, query_tokens=4096, cached_tokens=0, precision=model.precision)
     graph = lower(step, "mla_naive")
     before, heads, after = stretches(graph)
@@ -133,7 +135,7 @@ def test_heads_come_in_even_passes_where_that_takes_less_than_twice_as_many() ->
 
 
 def test_keys_of_a_group_are_made_before_its_heads() -> None:
-    model = io.load_model("llama_3_8b")
+    model = catalog.load_model("llama_3_8b")
     step = Workload(model=model, batch=1, query_tokens=64, cached_tokens=0, precision=model.precision)
     before, heads, _ = stretches(lower(step, "mha"))
     assert [o.name for o in before] == ["key", "key_rope", "value"]
@@ -143,12 +145,12 @@ def test_keys_of_a_group_are_made_before_its_heads() -> None:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> Point:
     """A point whose layer has more tiles than may be scheduled as a whole, of which a pass has about 500."""
-    monkeypatch.setattr(importlib.import_module("stream_mla.search"), "MOST_TILES", 1500)
+    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.tiling_search"), "MOST_TILES", 1500)
     monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "PASS_TILES", 500)
-    model = io.load_model("deepseek_v2_lite")
+    model = catalog.load_model("deepseek_v2_lite")
     return point_of(
         Workload(model=model, batch=1, query_tokens=256, cached_tokens=0, precision=model.precision),
-        io.load_accelerator("flat_edge"),
+        catalog.load_accelerator("flat_edge"),
         "mla_absorbed",
         gap_limit=0.05,
     )
@@ -177,7 +179,7 @@ def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> 
     assert stored.result == result
     again = store.rebuilt(stored, few)
     assert [candidate.latency_cycles for candidate in again] == [entry.latency_cycles for entry in result.passes]
-    told = " ".join(report.table(few, [result]).split())
+    told = " ".join(tables.table(few, [result]).split())
     first, second, _ = (f"{entry.latency_cycles:,} cycles" for entry in result.passes)
     assert (
         "mla_absorbed has too many tiles to be scheduled as a whole. It runs in passes, one after the other, and its "

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.bounds import bounds
 from stream_mla.errors import InfeasibleError
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.cp_sat import Budget
-from stream_mla.simulate import replay
-from stream_mla.tiling import tile
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.cp_sat.solve import Budget
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import Step, block, core_type, forward, hand_problem, latent, machine, uncut, workload
 from tests.oracle import tiny_problem, with_phases
 

@@ -10,21 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_mla import io
-from stream_mla.accelerator import CoreType, Dataflow, Delivery, OperandPrecision
-from stream_mla.attention import lower
-from stream_mla.attention_cuts import streamed_bits
-from stream_mla.cost import Objective, gemm_cost
 from stream_mla.errors import InfeasibleError
-from stream_mla.estimate import Candidates, Spill, Way, estimate_machine, scaled_setting
-from stream_mla.graph import CONTRACTIONS, OperatorGraph, Role
-from stream_mla.holding import fullest
-from stream_mla.piece_choices import Numbers, combine, group_choices, nested_size, piece_sizes
-from stream_mla.planning import ATTENTION, plans
-from stream_mla.policy import POLICIES
-from stream_mla.tiling import Tiling, tile
-from stream_mla.work import Gemm
-from stream_mla.workload import Workload
+from stream_mla.frontends import catalog
+from stream_mla.hardware.accelerator import CoreType, Dataflow, Delivery, OperandPrecision
+from stream_mla.hardware.core_cost import Objective, gemm_cost
+from stream_mla.hardware.work import Gemm
+from stream_mla.mapping.planning.analytical_model import Candidates, Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.attention_tiling import streamed_bits
+from stream_mla.mapping.planning.candidate_sizes import Numbers, combine, group_choices, nested_size, piece_sizes
+from stream_mla.mapping.planning.memory_footprint import fullest
+from stream_mla.mapping.planning.planner import ATTENTION, plans
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import CONTRACTIONS, OperatorGraph, Role
+from stream_mla.workload.spec import Workload
 from tests.helpers import (
     BYTES,
     LATENT_SCHEMES,
@@ -239,10 +240,10 @@ def test_what_lies_on_one_core_loads_through_one_port() -> None:
 
 def _deepseek() -> tuple[OperatorGraph, Tiling, float]:
     """V3's decode step in bytes on one core of 32 MiB: graph, first plan, and the bits a working set may have."""
-    model = io.load_model("deepseek_v3")
+    model = catalog.load_model("deepseek_v3")
     step = Workload(model=model, batch=1, query_tokens=1, cached_tokens=4096, precision=BYTES)
     graph = lower(step, "mla_absorbed")
-    tiling = next(iter(plans(graph, io.load_accelerator("flat_cloud"), {}, FREE)))
+    tiling = next(iter(plans(graph, catalog.load_accelerator("flat_cloud"), {}, FREE)))
     return graph, tiling, SHARE * 32 * 2**20 * 8
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.graph import OperatorGraph, Role
-from stream_mla.planning import plans
-from stream_mla.policy import POLICIES, Fusion, Policy, Prefetch
-from stream_mla.schedule import violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.tiling import Tiling
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
+from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.schedule.checker import violations
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import OperatorGraph, Role
 from tests.helpers import LATENT_SCHEMES, core_type, grouped, latent, machine, small_problem, workload
 
 SMALL = 800

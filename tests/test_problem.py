@@ -5,15 +5,16 @@ from math import isclose
 
 import pytest
 
-from stream_mla.accelerator import Accelerator
-from stream_mla.attention import lower
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError
 from stream_mla.evaluation import evaluate
-from stream_mla.problem import Problem, activities, price
-from stream_mla.routes import OFF_CHIP, Route, find_routes
-from stream_mla.tiling import tile
-from stream_mla.work import Gemm
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.hardware.interconnect import OFF_CHIP, Route, find_routes
+from stream_mla.hardware.work import Gemm
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import Step, block, bus, core_type, hand_problem, latent, machine, point_of, uncut, wire, workload
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from stream_mla.schedulers.ranks import rank_order, upward_ranks
+from stream_mla.solvers.placement.priorities import rank_order, upward_ranks
 from tests.helpers import Step, block, core_type, hand_problem, machine
 
 STEPS = [

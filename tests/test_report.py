@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import SCHEMES, parameters
-from stream_mla.cost import Objective
-from stream_mla.describe import (
+from stream_mla.errors import InfeasibleError
+from stream_mla.frontends.catalog import load_accelerator, load_model
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.results.render.descriptions import (
     accelerator_facts,
     accelerator_line,
     core_facts,
@@ -18,11 +19,11 @@ from stream_mla.describe import (
     peak_macs,
     with_prefix,
 )
-from stream_mla.errors import InfeasibleError
-from stream_mla.io import load_accelerator, load_model
-from stream_mla.report import SCHEME_DESCRIPTIONS, WIDTH, as_json, failure, front_table, table
-from stream_mla.result import Result, Status
-from stream_mla.workload import Precision, Workload
+from stream_mla.results.render.tables import SCHEME_DESCRIPTIONS, WIDTH, as_json, failure, front_table, table
+from stream_mla.results.result import Result, Status
+from stream_mla.workload.lowering.attention import SCHEMES
+from stream_mla.workload.lowering.mha_baselines import parameters
+from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
 
 POINT = point_of(

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from stream_mla.accelerator import DRAM, Accelerator, Link, LinkKind
 from stream_mla.errors import SpecError
-from stream_mla.io import dump, load_accelerator
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP, find_routes
-from stream_mla.schedule import energy_parts_pj, violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
+from stream_mla.frontends.catalog import dump, load_accelerator
+from stream_mla.hardware.accelerator import DRAM, Accelerator, Link, LinkKind
+from stream_mla.hardware.interconnect import OFF_CHIP, find_routes
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import energy_parts_pj
+from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.helpers import Step, block, bus, core_type, hand_problem, machine, wire
 
 

@@ -5,18 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.attention import lower
-from stream_mla.estimate import Spill, Way, estimate_machine, scaled_setting
-from stream_mla.graph import Kind
-from stream_mla.operator_cuts import cut_sum, worth_parts
-from stream_mla.planning import plans
-from stream_mla.policy import POLICIES
-from stream_mla.row_parts import spread
-from stream_mla.schedule import violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
-from stream_mla.tiling import TileGraph, Tiling, tile, tile_count
-from stream_mla.work import Gemm, VectorWork
+from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.mapping.planning.analytical_model import Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.operator_tiling import cut_sum, worth_parts
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.mapping.tiling.tile_graph import TileGraph, Tiling, tile_count
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.replay import replay
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import Kind
+from stream_mla.workload.split_k import spread
 from tests.helpers import bus, core_type, latent, machine, small_problem, uncut, wire, workload
 
 MLA = lower(workload(latent(heads=4)), "mla_absorbed")

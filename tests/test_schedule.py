@@ -2,9 +2,10 @@
 
 import pytest
 
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import Move, Run, Schedule, energy_parts_pj, peak_sram_bits, violations
-from stream_mla.schedulers.greedy import greedy
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.schedule import Move, Run, Schedule, energy_parts_pj, peak_sram_bits
+from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, move
 
 CORE = core_type(sram_bits=1000)

@@ -7,17 +7,17 @@ from math import inf
 import pytest
 from hypothesis import given
 
-from stream_mla.attention import lower
-from stream_mla.bounds import ideal_cycles
-from stream_mla.cost import Objective
 from stream_mla.errors import NoScheduleError
 from stream_mla.evaluation import evaluate
-from stream_mla.holding import fullest
-from stream_mla.planning import plans
-from stream_mla.problem import Problem
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.schedulers.remaining import BeatenError
-from stream_mla.search import GAIN, faster, promising_first, tried
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.planning.memory_footprint import fullest
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.schedule.bounds.schedule_bounds import ideal_cycles
+from stream_mla.schedule.problem import Problem
+from stream_mla.solvers.cutoff import BeatenError
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.solvers.tiling_search import GAIN, faster, promising_first, tried
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import core_type, decode_point, machine, problems
 
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import Run, Schedule, violations
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.simulate import replay
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Run, Schedule
+from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, move, problems
 
 STUCK = "the order of this schedule cannot be replayed: its steps wait for each other"

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from stream_mla.schedulers.assignment import assign
-from stream_mla.schedulers.expectation import expected
-from stream_mla.schedulers.stages import stage_order, stages
-from stream_mla.tiling import TileGraph
+from stream_mla.mapping.tiling.tile_graph import TileGraph
+from stream_mla.solvers.placement.earliest_finish import assign
+from stream_mla.solvers.placement.expected_times import expected
+from stream_mla.solvers.placement.priorities import stage_order, stages
 from tests.helpers import Step, block, core_type, hand_problem, machine
 
 

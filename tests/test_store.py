@@ -9,26 +9,27 @@ from typing import Any
 
 import pytest
 
-from stream_mla import io, store
-from stream_mla.cost import Objective
 from stream_mla.errors import SpecError
 from stream_mla.evaluation import evaluate
-from stream_mla.outcome import Outcome
-from stream_mla.policy import POLICIES
-from stream_mla.result import Status
-from stream_mla.workload import Precision, Workload
+from stream_mla.frontends import catalog
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.results import store
+from stream_mla.results.outcome import Outcome
+from stream_mla.results.result import Status
+from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
 
 Content = dict[str, Any]
 POINT = point_of(
     Workload(
-        model=io.load_model("deepseek_v2_lite"),
+        model=catalog.load_model("deepseek_v2_lite"),
         batch=1,
         query_tokens=1,
         cached_tokens=128,
         precision=Precision(weights=8, cache=8, activations=8, partials=32),
     ),
-    io.load_accelerator("flat_cloud"),
+    catalog.load_accelerator("flat_cloud"),
     "mla_ru",
 )
 DRAM = POINT.accelerator.dram
@@ -106,7 +107,7 @@ def test_what_does_not_fit_says_what_differs(path: Path) -> None:
 
 
 def test_many_differences_are_counted(path: Path) -> None:
-    other = replace(POINT, accelerator=io.load_accelerator("h100"))
+    other = replace(POINT, accelerator=catalog.load_accelerator("h100"))
     with pytest.raises(SpecError, match=r"; and \d{3,} more$"):
         store.starts(path, [other])
 

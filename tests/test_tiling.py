@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stream_mla.attention import lower
-from stream_mla.graph import CONTRACTIONS, COUNTERS, Kind, OperatorGraph, Role
-from stream_mla.grid import Interval, key_pieces, pieces
-from stream_mla.interpret import execute
-from stream_mla.tile_work import region
-from stream_mla.tiling import TileGraph, Tiling, tile
-from stream_mla.work import Gemm, VectorWork
+from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.mapping.tiling.grid import Interval, key_pieces, pieces
+from stream_mla.mapping.tiling.interpreter import execute
+from stream_mla.mapping.tiling.tile_graph import TileGraph, Tiling
+from stream_mla.mapping.tiling.tile_work import region
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.operator_graph import CONTRACTIONS, COUNTERS, Kind, OperatorGraph, Role
 from tests.helpers import graphs, grouped, latent, tilings, uncut, workload
 
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from stream_mla.routes import Resource, Route
-from stream_mla.schedulers.traffic import Traffic
+from stream_mla.hardware.interconnect import Resource, Route
+from stream_mla.solvers.list_scheduling.transfer_queue import Traffic
 
 
 def route(*resources: int, demand: int) -> Route:

@@ -16,9 +16,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.problem import Problem
-from stream_mla.routes import OFF_CHIP
-from stream_mla.schedule import Run, Schedule, peak_sram_bits, route_of, violations
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Run, Schedule, peak_sram_bits, route_of
 from tests.helpers import Step, block, core_type, forward, hand_problem, held, machine, move
 
 CORE = core_type(sram_bits=1000)

@@ -6,18 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream_mla.bounds import bounds
 from stream_mla.evaluation import evaluate
-from stream_mla.outcome import Interrupted
-from stream_mla.problem import Problem, activities
-from stream_mla.result import Status
-from stream_mla.schedule import Schedule, violations
-from stream_mla.schedulers.forward import Forward
-from stream_mla.schedulers.local_search import Improved
-from stream_mla.schedulers.postpone import postponed, put_off
-from stream_mla.schedulers.steps import moved, read_steps, times
-from stream_mla.schedulers.windows import improve_windows
-from stream_mla.simulate import replay
+from stream_mla.results.outcome import Interrupted
+from stream_mla.results.result import Status
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.schedule.timing import moved, read_steps, times
+from stream_mla.solvers.improvement.large_neighbourhood import improve_windows
+from stream_mla.solvers.improvement.local_search import Improved
+from stream_mla.solvers.improvement.right_shift import postponed, put_off
+from stream_mla.solvers.list_scheduling.list_scheduler import Forward
 from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
 from tests.test_oracle import Maker, instances, late, multicast, phased, plain

@@ -8,10 +8,11 @@ nothing here. Partial sums and softmax statistics are 32 bit wide here; Stream k
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from stream_mla import io
-from stream_mla.attention import lower, same_dimensions
-from stream_mla.graph import Kind, Operator, OperatorGraph, Role, Tensor
-from stream_mla.workload import Model, Precision, Workload
+from stream_mla.frontends import catalog
+from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.lowering.mha_baselines import same_dimensions
+from stream_mla.workload.operator_graph import Kind, Operator, OperatorGraph, Role, Tensor
+from stream_mla.workload.spec import Model, Precision, Workload
 
 PRECISION = Precision(weights=16, cache=16, activations=16, partials=32)
 CORE = ("scores", "softmax", "attend", "merge")
@@ -34,7 +35,7 @@ class Block:
     @property
     def workload(self) -> Workload:
         """The step whose graph is cut down to this block."""
-        model = io.load_model("deepseek_v3")
+        model = catalog.load_model("deepseek_v3")
         queries = self.tokens if self.prefill else 1
         return Workload(
             model=_multi_head(model) if self.scheme == "mha" else model,

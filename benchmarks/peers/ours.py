@@ -6,15 +6,15 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 
 from benchmarks.peers.blocks import PRECISION, Block, build
-from stream_mla import io
-from stream_mla.accelerator import DRAM, Accelerator, LinkKind
-from stream_mla.cost import Objective
 from stream_mla.errors import StreamMlaError
 from stream_mla.evaluation import evaluate_graph
-from stream_mla.graph import OperatorGraph
+from stream_mla.frontends import catalog
+from stream_mla.hardware.accelerator import DRAM, Accelerator, LinkKind
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.policy import POLICIES
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
-from stream_mla.result import Result
+from stream_mla.results.result import Result
+from stream_mla.workload.operator_graph import OperatorGraph
 
 GAP = 0.05
 """What each cell must reach; the solver is asked only where the first schedule does not."""
@@ -80,7 +80,7 @@ def run(machine: str, block: Block, time_limit_s: float) -> Ours:
 
 def _schedule(machine: str, block: Block, time_limit_s: float) -> Ours:
     began = time.process_time()
-    graph, accelerator = build(block), io.load_accelerator(machine)
+    graph, accelerator = build(block), catalog.load_accelerator(machine)
     need = graph.dram_read_bits + graph.dram_write_bits
     enlarged = need > accelerator.dram.capacity
     if enlarged:

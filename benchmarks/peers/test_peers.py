@@ -8,7 +8,7 @@ from benchmarks.peers import compare
 from benchmarks.peers.blocks import BLOCKS, Block, build
 from benchmarks.peers.ours import Port, floors
 from benchmarks.peers.stream_tool import Group, Theirs
-from stream_mla import io
+from stream_mla.frontends import catalog
 
 
 def _block(name: str, tokens: int) -> Block:
@@ -51,7 +51,7 @@ def test_nothing_but_the_products_and_the_softmax_is_left() -> None:
 
 
 def test_floors_of_mha_decode_on_the_quad_core() -> None:
-    floor = floors(build(_block("mha_decode", 1024)), io.load_accelerator("tpu_like_quad_core"))
+    floor = floors(build(_block("mha_decode", 1024)), catalog.load_accelerator("tpu_like_quad_core"))
     # weights 2 x 7168 x 16384, cache 2 x 128 x 1024 x 128, x and y 7168 each, 16 bit: 4,295,196,672 bit
     assert floor["DRAM"] == pytest.approx(4_295_196_672 / 64)
     assert floor["link"] == pytest.approx(4_295_196_672 / 128)

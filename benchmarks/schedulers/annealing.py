@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from benchmarks.schedulers.heft import heft
 from benchmarks.schedulers.placed import scheduled
 from stream_mla.errors import NoScheduleError
-from stream_mla.problem import Problem
-from stream_mla.schedule import Schedule
-from stream_mla.schedulers.ranks import in_precedence
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.placement.priorities import in_precedence
 
 FIRST, LAST = 0.02, 0.0001
 """Temperature at the beginning and the end, as shares of the first latency."""

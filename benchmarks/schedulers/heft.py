@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from benchmarks.schedulers.placed import scheduled
 from stream_mla.errors import NoScheduleError
-from stream_mla.problem import Problem
-from stream_mla.schedule import Schedule
-from stream_mla.schedulers.assignment import assign
-from stream_mla.schedulers.heft import placement
-from stream_mla.schedulers.ranks import rank_order
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.placement.earliest_finish import assign
+from stream_mla.solvers.placement.heft import placement
+from stream_mla.solvers.placement.priorities import rank_order
 
 
 @dataclass(frozen=True, kw_only=True)

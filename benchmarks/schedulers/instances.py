@@ -6,11 +6,11 @@ prefill of 1,024 or 2,048 tokens, and chunked prefill. Precisions are the models
 
 from dataclasses import dataclass
 
-from stream_mla import io
-from stream_mla.cost import Objective
+from stream_mla.frontends import catalog
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.policy import POLICIES
 from stream_mla.point import Point
-from stream_mla.policy import POLICIES
-from stream_mla.workload import Workload
+from stream_mla.workload.spec import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Instance:
 
     def point(self, *, time_limit_s: float, workers: int) -> Point:
         """Everything at its default but the time; no gap ends the search, as none ends that of the others."""
-        model = io.load_model(self.model)
+        model = catalog.load_model(self.model)
         return Point(
             workload=Workload(
                 model=model,
@@ -45,7 +45,7 @@ class Instance:
                 cached_tokens=self.cached_tokens,
                 precision=model.precision,
             ),
-            accelerator=io.load_accelerator(self.machine),
+            accelerator=catalog.load_accelerator(self.machine),
             scheme=self.scheme,
             objective=Objective.LATENCY,
             policy=POLICIES["free"],

@@ -10,13 +10,14 @@ from dataclasses import replace
 from math import prod
 
 from benchmarks.schedulers.placed import scheduled
-from stream_mla.accelerator import Accelerator
-from stream_mla.cost import Objective
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.graph import CONTRACTIONS, Kind, Operator, OperatorGraph, Role
-from stream_mla.problem import Problem, price
-from stream_mla.schedule import Schedule
-from stream_mla.tiling import TileGraph, Tiling, tile, tile_count
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.tiling.tile_graph import TileGraph, Tiling, tile_count
+from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.workload.operator_graph import CONTRACTIONS, Kind, Operator, OperatorGraph, Role
 
 ATTENTION = (Kind.SOFTMAX, Kind.ATTEND)
 MOST_TILES = 100_000

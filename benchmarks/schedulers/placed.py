@@ -5,9 +5,10 @@ The alternatives decide; times, memory and traffic follow by the same rules for 
 
 from collections.abc import Sequence
 
-from stream_mla.problem import Problem, activities
-from stream_mla.schedule import Schedule
-from stream_mla.schedulers.forward import Forward
+from stream_mla.schedule.activities import activities
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.list_scheduling.list_scheduler import Forward
 
 
 def scheduled(problem: Problem, cores: Sequence[int], order: Sequence[int]) -> Schedule:

@@ -11,13 +11,13 @@ from benchmarks.schedulers.instances import INSTANCES
 from benchmarks.schedulers.layer_by_layer import layer_by_layer
 from benchmarks.schedulers.results import Row, failures
 from benchmarks.schedulers.worker import Facts, Measured, checked
-from stream_mla.accelerator import OperandPrecision
-from stream_mla.attention import lower
-from stream_mla.bounds import bounds
-from stream_mla.problem import Problem
-from stream_mla.schedulers.greedy import greedy
-from stream_mla.schedulers.ranks import in_precedence, rank_order, upward_ranks
-from stream_mla.schedulers.variants import variants
+from stream_mla.hardware.accelerator import OperandPrecision
+from stream_mla.schedule.bounds.schedule_bounds import bounds
+from stream_mla.schedule.problem import Problem
+from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.placement.priorities import in_precedence, rank_order, upward_ranks
+from stream_mla.workload.lowering.attention import lower
 from tests.helpers import (
     LATENT_SCHEMES,
     Step,

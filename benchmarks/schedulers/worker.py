@@ -19,17 +19,19 @@ from benchmarks.schedulers.annealing import annealed
 from benchmarks.schedulers.heft import heft
 from benchmarks.schedulers.instances import INSTANCES
 from benchmarks.schedulers.layer_by_layer import layer_by_layer
-from stream_mla.attention import lower
 from stream_mla.errors import NoScheduleError, StreamMlaError
 from stream_mla.evaluation import evaluate
-from stream_mla.planning import plans
+from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.tiling.tile_graph import Tiling, tile_count
+from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
-from stream_mla.problem import Problem, price
-from stream_mla.result import Result
-from stream_mla.schedule import Schedule, violations
-from stream_mla.search import MOST_TILES
-from stream_mla.simulate import replay
-from stream_mla.tiling import Tiling, tile, tile_count
+from stream_mla.results.result import Result
+from stream_mla.schedule.checker import violations
+from stream_mla.schedule.problem import Problem, price
+from stream_mla.schedule.replay import replay
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.tiling_search import MOST_TILES
+from stream_mla.workload.lowering.attention import lower
 
 
 @dataclass(frozen=True, kw_only=True)

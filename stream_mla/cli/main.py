@@ -1,0 +1,75 @@
+"""The command line: parse, load, one public call, show. Nothing is computed here.
+
+Exit codes: 0 done, 2 the input is at fault, 3 a point has no schedule, 130 interrupted, 141 nobody reads our output.
+Libraries that take long to load are imported by the handlers that need them.
+"""
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from stream_mla.cli import inspect, pareto, reproduce, run
+from stream_mla.cli.progress import INTERRUPTED
+from stream_mla.errors import StreamMlaError
+
+FAULTY_INPUT = 2
+BROKEN_PIPE = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = _parser().parse_args(arguments)
+    collects = gc.isenabled()
+    gc.disable()  # millions of small objects and no cycles to speak of: collecting takes a quarter of the time
+    try:
+        code: int = parsed.handler(parsed)
+        sys.stdout.flush()
+    except StreamMlaError as error:
+        print(error, file=sys.stderr)
+        return FAULTY_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
+        return BROKEN_PIPE
+    finally:
+        if collects:
+            gc.enable()
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(FAULTY_INPUT, f"{self.prog}: error: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="stream-mla", description="Latency and energy of attention on accelerators.")
+    parser.add_argument("--version", action="version", version=f"stream-mla {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run.add(commands.add_parser("run", help="schedule one attention layer"))
+    pareto.add(commands.add_parser("pareto", help="trade latency for energy"))
+    reproduce.add(commands.add_parser("reproduce", help="make the figures of a publication, and compare"))
+    lister = commands.add_parser("list", help="name what is shipped")
+    lister.add_argument("what", choices=["models", "accelerators", "schemes"])
+    lister.set_defaults(handler=inspect.list_shipped)
+    checker = commands.add_parser("check", help="check files of models, accelerators and cores")
+    checker.add_argument("files", metavar="FILE", nargs="+")
+    checker.set_defaults(handler=inspect.check)
+    shower = commands.add_parser("show", help="print a model or an accelerator, and what follows from it")
+    shower.add_argument("name", metavar="MODEL|ACCELERATOR", help="a shipped name or a file")
+    shower.set_defaults(handler=inspect.show)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("stream-mla")
+    except PackageNotFoundError:
+        return "(not installed)"

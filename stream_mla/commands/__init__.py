@@ -1,1 +1,0 @@
-"""The handlers of the command line, one module per command, and what they share."""

@@ -1,0 +1,1 @@
+"""Many points: fronts, what-ifs and reproductions."""

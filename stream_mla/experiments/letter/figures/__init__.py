@@ -1,0 +1,1 @@
+"""The rows and pictures of each figure."""

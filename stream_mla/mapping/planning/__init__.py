@@ -1,0 +1,1 @@
+"""Choosing how to cut a graph, by estimates."""

@@ -1,0 +1,1 @@
+"""Cutting a graph as a tiling says: geometry only."""

@@ -1,0 +1,189 @@
+"""The tiles of one operator, before they are numbered and given a cluster."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from operator import itemgetter
+
+from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.mapping.tiling.grid import Grid, Interval, key_pieces, pieces
+from stream_mla.mapping.tiling.tile_work import Box, gemm_work, vector_work
+from stream_mla.workload.operator_graph import (
+    CONTRACTIONS,
+    COUNTERS,
+    PART,
+    Kind,
+    Operand,
+    Operator,
+    OperatorGraph,
+    gemm_indices,
+)
+from stream_mla.workload.split_k import in_parts, parts_of
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A piece of an index: its name in tiles that it cuts, and the intervals that it puts into their boxes."""
+
+    label: str
+    values: tuple[Interval, ...]
+
+
+def _index_choices(
+    graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int], parts: int
+) -> dict[tuple[str, ...], list[_Choice]]:
+    """For each index of an operator, its pieces; keys bring their counters, and stand under all three names.
+
+    Rows that are in parts stand together, last, and bring the counter of the parts.
+    """
+    choices: dict[tuple[str, ...], list[_Choice]] = {}
+    row_parts = parts_of(graph, operator)
+    rows = gemm_indices(operator).k if row_parts > 1 and operator.kind in CONTRACTIONS else ()
+
+    def label(index: str, piece: Interval) -> str:
+        return "" if piece == (0, graph.extents[index]) else f"{index}={piece[0]}:{piece[1]}"
+
+    for index in operator.indices:
+        extent = graph.extents[index]
+        if index in rows or (rows and index == PART):
+            continue
+        if index == PART:
+            choices[index,] = [_Choice("", ((0, row_parts),))]
+        elif index == "k":
+            cut = key_pieces(extent, parts, sizes.get("k", extent))
+            choices["k", "t", "s"] = [
+                _Choice(label("k", piece), (piece, (t, t + 1), (part, part + 1))) for t, (piece, part) in enumerate(cut)
+            ]
+        elif index in COUNTERS:
+            if "k" not in operator.indices:
+                choices[index,] = [_Choice("", ((0, parts),))]
+        elif index == "w":
+            choices[index,] = [_Choice("", ((0, 2),))]
+        else:
+            cut_index = pieces(extent, sizes.get(index, extent))
+            choices[index,] = [_Choice(label(index, piece), (piece,)) for piece in cut_index]
+    if rows:
+        cut_rows = product(*(pieces(graph.extents[index], sizes.get(index, graph.extents[index])) for index in rows))
+        in_order = [dict(zip(rows, piece, strict=True)) for piece in cut_rows]
+        choices[*rows, PART] = [
+            _Choice(",".join(filter(None, (label(index, box[index]) for index in rows))), tuple(box.values()))
+            for box in in_parts(in_order, row_parts)
+        ]
+    return choices
+
+
+class Boxes:
+    """The boxes of an operator's tiles: all combinations of the pieces of its indices."""
+
+    def __init__(self, graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int], parts: int) -> None:
+        """`sizes`: index -> largest size of a piece; `parts`: of the keys."""
+        choices = _index_choices(graph, operator, sizes, parts)
+        self.operator = operator
+        self.indices = tuple(index for names in choices for index in names)
+        self.labels: list[str] = []
+        self.values: list[tuple[Interval, ...]] = []
+        """Of each tile: an interval of each of `indices`."""
+        for combination in product(*choices.values()):
+            where = ",".join([choice.label for choice in combination if choice.label])
+            self.labels.append(f"{operator.name}[{where}]" if where else operator.name)
+            self.values.append(tuple([interval for choice in combination for interval in choice.values]))
+
+    def column(self, index: str) -> set[Interval]:
+        """Return the pieces of an index."""
+        place = self.indices.index(index)
+        return {values[place] for values in self.values}
+
+    def pick(self, indices: Sequence[str]) -> "_Pick":
+        """Return what picks the intervals of some indices from those of a tile."""
+        places = [self.indices.index(index) for index in indices]
+        if len(places) == 1:
+            return lambda values, place=places[0]: (values[place],)
+        return itemgetter(*places)
+
+
+_Pick = Callable[[tuple[Interval, ...]], tuple[Interval, ...]]
+
+
+@dataclass(slots=True)
+class Draft:
+    """A tile before its number and its cluster are known."""
+
+    name: str
+    operator: str
+    kind: Kind
+    box: Box
+    chain: int
+    step: int
+    last: bool
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    work: Gemm | VectorWork
+    phase: int
+
+
+class _Touched:
+    """The blocks that operands cover over a box; many tiles touch the same."""
+
+    def __init__(self, boxes: Boxes, operands: Iterable[Operand], grids: Mapping[str, Grid]) -> None:
+        self.parts = [
+            (boxes.pick(operand.indices), operand.offsets, grids[operand.tensor], dict[object, tuple[int, ...]]())
+            for operand in operands
+        ]
+
+    def blocks(self, values: tuple[Interval, ...]) -> tuple[int, ...]:
+        """Return the blocks of all operands, one after the other, each once."""
+        found: list[tuple[int, ...]] = []
+        for pick, offsets, grid, known in self.parts:
+            intervals = pick(values)
+            blocks = known.get(intervals)
+            if blocks is None:
+                where = [(low + by, high + by) for (low, high), by in zip(intervals, offsets, strict=True)]
+                blocks = known[intervals] = grid.overlapping(tuple(where))
+            found.append(blocks)
+        if len(found) == 1:
+            return found[0]
+        return tuple(dict.fromkeys([block for blocks in found for block in blocks]))
+
+
+def operator_tiles(
+    graph: OperatorGraph, boxes: Boxes, grids: Mapping[str, Grid], *, chain0: int, phase: int
+) -> list[Draft]:
+    """Make the tiles of one operator; chains are numbered from `chain0`."""
+    operator, indices = boxes.operator, boxes.indices
+    chains: dict[tuple[int, ...], list[Draft]] = {}
+    read, written = _Touched(boxes, operator.reads, grids), _Touched(boxes, operator.outputs, grids)
+    works: dict[tuple[object, ...], Gemm | VectorWork] = {}
+    keys, part = (indices.index("k"), indices.index("s")) if "k" in indices else (-1, -1)
+    part_starts = {values[part]: values[keys][0] for values in reversed(boxes.values)} if keys >= 0 else {}
+    for name, values in zip(boxes.labels, boxes.values, strict=True):
+        writes = written.blocks(values)
+        chain = chains.setdefault(writes, [])
+        box = dict(zip(indices, values, strict=True))
+        later = keys >= 0 and values[keys][0] != part_starts[values[part]]
+        shape = (*[high - low for low, high in values], later, bool(chain))
+        work = works.get(shape)
+        if work is None:
+            contracts = operator.kind in CONTRACTIONS
+            work = works[shape] = (
+                gemm_work(graph, operator, box, len(chain))
+                if contracts
+                else vector_work(graph, operator, box, rescales=later)
+            )
+        chain.append(
+            Draft(
+                name,
+                operator.name,
+                operator.kind,
+                box,
+                chain[0].chain if chain else chain0 + len(chains) - 1,
+                len(chain),
+                False,
+                read.blocks(values),
+                writes,
+                work,
+                phase,
+            )
+        )
+    for chain in chains.values():
+        chain[-1].last = True
+    return [draft for chain in chains.values() for draft in chain]

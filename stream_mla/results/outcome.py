@@ -1,0 +1,46 @@
+"""What an evaluation leaves behind."""
+
+from dataclasses import dataclass
+
+from stream_mla.results.result import Result
+from stream_mla.schedule.candidate import Candidate
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.workload.segments import Pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A result with the schedule it describes."""
+
+    result: Result
+    best: Candidate
+    """Of a layer in passes: the schedule of the pass that takes longest."""
+    passes: tuple["PassOutcome", ...] = ()
+    """Empty where the layer is scheduled as a whole."""
+
+    @property
+    def problem(self) -> Problem:
+        """What was scheduled."""
+        return self.best.problem
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule, as replayed."""
+        return self.best.schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassOutcome:
+    """A pass, how often it runs, and its schedule."""
+
+    part: Pass
+    outcome: Outcome
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C came when there was a schedule already: the best one, checked, is the `outcome`."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("interrupted")
+        self.outcome = outcome

@@ -1,0 +1,101 @@
+"""What people read of models and machines: how they were understood, and what follows from them."""
+
+from collections.abc import Iterator
+
+from stream_mla.hardware.accelerator import Accelerator, CoreType
+from stream_mla.workload.spec import LatentAttention, Model
+
+
+def with_prefix(value: float, unit: str) -> str:
+    """Write a number with four digits and an SI prefix, as `474.0 us`."""
+    scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
+    scale, prefix = next((entry for entry in scales if value >= 0.99995 * entry[0]), scales[-1])
+    if value == 0 or (scale < 1 and unit != "s"):
+        scale, prefix = 1.0, ""
+    return f"{digits(value / scale)} {prefix}{unit}".rstrip()
+
+
+def digits(value: float) -> str:
+    """Write four digits, more only where the integer part has more, none of them as an exponent."""
+    for decimals, limit in ((3, 10), (2, 100), (1, 1000)):
+        if round(value, decimals) < limit:
+            return f"{value:.{decimals}f}"
+    return f"{value:,.0f}"
+
+
+def model_line(model: Model) -> str:
+    """Describe a model in one line."""
+    shape, precision = model.attention, model.precision
+    bits = f"{precision.weights}/{precision.cache}/{precision.activations} bit weights/cache/activations"
+    if isinstance(shape, LatentAttention):
+        ranks = f"query rank {shape.query_rank or 'none'}, kv rank {shape.kv_rank}"
+        heads = f"{shape.heads} heads of {shape.nope_dim} + {shape.rope_dim}, {ranks}"
+        return f"MLA, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+    kind = "MHA" if shape.kv_heads == shape.heads else "MQA" if shape.kv_heads == 1 else "GQA"
+    heads = f"{shape.heads} heads of {shape.head_dim}, {shape.kv_heads} kv heads"
+    return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+
+
+def accelerator_line(accelerator: Accelerator) -> str:
+    """Describe an accelerator in one line."""
+    cores = len(accelerator.cores)
+    peaks = ", ".join(f"{with_prefix(peak, 'MAC/s')} at {bits} bit" for bits, peak in peak_macs(accelerator).items())
+    dram = (
+        f"DRAM {with_prefix(accelerator.dram.bandwidth / 8, 'B/s')}, {with_prefix(accelerator.dram.capacity / 8, 'B')}"
+    )
+    return f"{cores} core{'s' * (cores > 1)}, {peaks}, {dram}"
+
+
+def peak_macs(accelerator: Accelerator) -> dict[int, float]:
+    """Return operand width in bit -> MAC/s of all arrays that have this width or, failing that, a wider one."""
+    arrays = [core.type.array for core in accelerator.array_cores() if core.type.array is not None]
+    widths = sorted({entry.operand for array in arrays for entry in array.precisions})
+    peaks = dict.fromkeys(widths, 0.0)
+    for array in arrays:
+        for width in widths:
+            if entry := array.precision(width):
+                peaks[width] += array.elements * entry.macs_per_element * accelerator.clock
+    return peaks
+
+
+def model_facts(model: Model, parameters: int) -> Iterator[str]:
+    """Yield what follows from a model, `parameters` being those of one layer."""
+    shape, precision = model.attention, model.precision
+    entries = (
+        shape.kv_rank + shape.rope_dim if isinstance(shape, LatentAttention) else 2 * shape.kv_heads * shape.head_dim
+    )
+    weight_bytes, cache_bytes = parameters * precision.weights / 8, entries * precision.cache / 8
+    yield f"parameters: {parameters:,} in one attention layer, {with_prefix(weight_bytes, 'B')}"
+    yield f"cache: {entries:,} elements per token and layer, {cache_bytes:,.0f} B"
+    yield f"all {model.layers} layers: {with_prefix(weight_bytes * model.layers, 'B')} of weights, " + (
+        f"{with_prefix(cache_bytes * model.layers, 'B')} of cache per token"
+    )
+
+
+def accelerator_facts(accelerator: Accelerator) -> Iterator[str]:
+    """Yield what follows from an accelerator."""
+    arrays, vectors = len(list(accelerator.array_cores())), len(list(accelerator.vector_cores()))
+    yield f"cores: {len(accelerator.cores)}, of which {arrays} with an array and {vectors} with a vector unit"
+    for bits, peak in peak_macs(accelerator).items():
+        ridge = peak / (accelerator.dram.bandwidth / 8)
+        yield f"peak at {bits} bit: {with_prefix(peak, 'MAC/s')}; ridge: {digits(ridge)} MAC/B of DRAM traffic"
+    lanes = sum(core.type.vector.operations_per_cycle for core in accelerator.vector_cores() if core.type.vector)
+    yield f"vector units: {with_prefix(lanes * accelerator.clock, 'op/s')}"
+    yield f"SRAM: {with_prefix(sum(core.type.sram.capacity for core in accelerator.cores) / 8, 'B')} in all cores"
+    yield f"DRAM: {digits(accelerator.per_cycle(accelerator.dram.bandwidth) / 8)} B/cycle"
+
+
+def core_facts(core: CoreType) -> Iterator[str]:
+    """Yield what follows from a core type."""
+    for entry in core.array.precisions if core.array else ():
+        assert core.array is not None
+        macs = core.array.elements * entry.macs_per_element
+        yield f"peak at {entry.operand} bit: {macs:,.10g} MAC/cycle"
+    if core.vector:
+        yield f"vector unit: {core.vector.operations_per_cycle:,} op/cycle"
+    yield f"SRAM: {core.sram.capacity // 8:,} B, {core.sram.read_bandwidth / 8:,.10g} B/cycle read"
+
+
+def described(text: str, facts: Iterator[str]) -> str:
+    """Return YAML `text` with what follows from it as comments, so that the whole still loads."""
+    return "\n".join([text.rstrip("\n"), *(f"# {fact}" for fact in facts)])

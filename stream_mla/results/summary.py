@@ -1,0 +1,178 @@
+"""From a schedule to the result that is kept."""
+
+import platform
+from collections import defaultdict
+from importlib.metadata import PackageNotFoundError, version
+from math import fsum
+
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.hardware.work import Gemm
+from stream_mla.point import Point
+from stream_mla.results.result import Result, Status
+from stream_mla.schedule.bounds.schedule_bounds import ideal_cycles
+from stream_mla.schedule.candidate import Candidate, Story
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of
+from stream_mla.workload.operator_graph import OperatorGraph, Role
+from stream_mla.workload.split_k import found_parts
+
+
+def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story) -> Result:
+    """Gather what is to be kept of a schedule."""
+    problem, schedule, limits = best.problem, best.schedule, best.limits
+    latency = schedule.latency_cycles
+    breakdown = energy_parts_pj(problem, schedule)
+    energy = fsum(breakdown.values())
+    cycles = dict(limits.cycles)
+    solver_bound = max((run.bound_cycles for run in story.solved if run.bound_cycles is not None), default=None)
+    if solver_bound is not None:
+        cycles["solver"] = solver_bound
+    lower = max(cycles.values())
+    latency_gap, energy_gap = (latency - lower) / latency, (energy - limits.energy_pj) / energy
+    gap = max(0.0, energy_gap if point.objective is Objective.ENERGY else latency_gap)
+    bits = {
+        way: sum(problem.cut.blocks[m.block].bits for m in schedule.moves if getattr(m, way) == OFF_CHIP)
+        for way in ("source", "target")
+    }
+    busy = _busy_cycles(problem, schedule)
+    bottleneck = max(busy, key=lambda resource: busy[resource])
+    precision = point.workload.precision
+    return Result(
+        model=point.workload.model.name,
+        scheme=point.scheme,
+        accelerator=point.accelerator.name,
+        batch=point.workload.batch,
+        query_tokens=point.workload.query_tokens,
+        context_tokens=point.workload.context_tokens,
+        cached_tokens=point.workload.cached_tokens,
+        weight_bits=precision.weights,
+        cache_bits=precision.cache,
+        activation_bits=precision.activations,
+        partial_bits=precision.partials,
+        objective=point.objective,
+        latency_cap_cycles=story.latency_cap_cycles,
+        fusion=point.policy.fusion,
+        prefetch=point.policy.prefetch,
+        sharing=point.policy.sharing,
+        latency_cycles=latency,
+        latency_s=latency / point.accelerator.clock,
+        energy_pj=energy,
+        energy_breakdown_pj=breakdown,
+        macs=graph.total_macs,
+        dram_read_bytes=bits["source"] / 8,
+        dram_write_bytes=bits["target"] / 8,
+        dram_minimum_read_bytes=graph.dram_read_bits / 8,
+        dram_minimum_write_bytes=graph.dram_write_bits / 8,
+        operational_intensity_macs_per_byte=graph.total_macs / (sum(bits.values()) / 8),
+        mac_utilization=_mac_utilization(problem, schedule),
+        peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
+        busy_cycles=busy,
+        bottleneck=bottleneck,
+        bottleneck_share=busy[bottleneck] / latency,
+        cache_reads=_cache_reads(problem, schedule),
+        lower_bound_cycles=lower,
+        bounds_cycles=cycles,
+        ideal_cycles=ideal_cycles(graph, point.accelerator),
+        binding_bound=limits.binding,
+        gap=gap,
+        latency_gap=max(0.0, latency_gap),
+        energy_lower_bound_pj=limits.energy_pj,
+        energy_gap=max(0.0, energy_gap),
+        status=_status(point, (gap, energy_gap), interrupted=story.interrupted),
+        scheduler=best.found_by,
+        start_sha256=story.start_sha256,
+        greedy_latency_cycles=story.greedy_latency_cycles,
+        solver_status=_solver_status(point, story),
+        solver_bound_cycles=solver_bound,
+        tiles=len(schedule.runs),
+        moves=len(schedule.moves),
+        cores_used=len({run.core for run in schedule.runs}),
+        tiling=problem.cut.tiling.sizes,
+        context_parts=problem.cut.tiling.parts,
+        row_parts=found_parts(problem.cut.graph),
+        frugal_tiles=len(best.frugal),
+        spilled=tuple(sorted(problem.cut.tiling.spilled)),
+        solve_s=fsum(run.seconds for run in story.solved),
+        time_limit_s=point.time_limit_s,
+        gap_limit=point.gap_limit,
+        seed=point.seed,
+        workers=point.workers,
+        tile_sizes=dict(point.tile_sizes),
+        point_sha256=point.sha256,
+        versions=versions(),
+    )
+
+
+def _status(point: Point, gaps: tuple[float, float], *, interrupted: bool) -> Status:
+    """Say what is proven; latency-then-energy is optimal only if both gaps are closed."""
+    open_gap = max(gaps) if point.objective is Objective.LATENCY_THEN_ENERGY else gaps[0]
+    if interrupted:
+        return Status.INTERRUPTED
+    return Status.OPTIMAL if open_gap <= 1e-9 else Status.FEASIBLE
+
+
+def _solver_status(point: Point, story: Story) -> str:
+    said: dict[Objective, list[str]] = defaultdict(list)
+    for run in story.solved:
+        said[run.objective].append(run.status)
+    if len(said) > 1:
+        return "; ".join(f"{objective}: {', '.join(statuses)}" for objective, statuses in said.items())
+    if said:
+        return ", ".join(run.status for run in story.solved)
+    if story.interrupted:
+        return "not reached"
+    if point.time_limit_s > 0:
+        return f"not needed: greedy is within {point.gap_limit:g} of the bound"
+    return "not asked for: time limit 0"
+
+
+def _mac_utilization(problem: Problem, schedule: Schedule) -> float:
+    """Cycles of every array at full rate that the MACs need, over the cycles there are."""
+    elements = sum(core.type.array.elements for core in problem.cores if core.type.array)
+    used = 0.0
+    for run in schedule.runs:
+        work, array = problem.cut.tiles[run.tile].work, problem.cores[run.core].type.array
+        if isinstance(work, Gemm) and array is not None and (precision := array.precision(work.operand_bits)):
+            used += work.macs / precision.macs_per_element
+    return used / (elements * schedule.latency_cycles)
+
+
+def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:
+    """Cycles that arrays and vector units run (mean), and that each bandwidth would need at its full rate."""
+    counts = {
+        "arrays": len(list(problem.accelerator.array_cores())),
+        "vector units": len(list(problem.accelerator.vector_cores())),
+    }
+    busy: dict[str, float] = dict.fromkeys(counts, 0.0)
+    for run in schedule.runs:
+        unit = "vector units" if problem.unit(run.tile, run.core) % 2 else "arrays"
+        busy[unit] += (run.end - run.start) / counts[unit]
+    for move in schedule.moves:
+        route = route_of(problem, schedule, move)
+        assert route is not None
+        for number in route.resources:
+            resource = problem.resources[number]
+            share = (move.end - move.start) * route.demand / resource.capacity
+            busy[resource.name] = busy.get(resource.name, 0.0) + share
+    return busy
+
+
+def _cache_reads(problem: Problem, schedule: Schedule) -> float:
+    """Bits of the cache that are read from DRAM, over the bits of the cache."""
+    tensors = problem.cut.graph.tensors
+    caches = {name for name, tensor in tensors.items() if tensor.role is Role.CACHE}
+    blocks = [problem.cut.blocks[move.block] for move in schedule.moves if move.source == OFF_CHIP]
+    read = sum(block.bits for block in blocks if block.tensor in caches)
+    return read / max(1, sum(tensors[name].bits for name in caches))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can move a result."""
+    found = {"python": platform.python_version()}
+    for package in ("stream-mla", "ortools", "numpy", "networkx"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

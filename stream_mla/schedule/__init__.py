@@ -1,0 +1,1 @@
+"""The scheduling problem, a schedule, its rules, and the bounds that none can beat."""

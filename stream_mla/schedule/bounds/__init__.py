@@ -1,0 +1,1 @@
+"""Proofs of what no schedule can beat."""

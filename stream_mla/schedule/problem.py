@@ -1,0 +1,130 @@
+"""Tiles priced on a machine: everything a scheduler may decide about, and the activities its choice implies.
+
+Given the core of every cluster, the set of activities is fixed (`Activities`): which blocks are copied where,
+which moves bring them, which tiles use them. A scheduler chooses the cores and the times.
+
+Blocks that consumers read from DRAM are loaded once per core where the tiling shares them, else once per
+cluster; a shared block goes to all its cores on one multicast bus at once. Blocks that stay on chip are sent once
+to each other core that reads them.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from stream_mla.errors import InfeasibleError
+from stream_mla.gc_pause import uncollected
+from stream_mla.hardware.accelerator import Accelerator, Core, CoreType
+from stream_mla.hardware.core_cost import Cost, Objective, gemm_cost, vector_cost
+from stream_mla.hardware.interconnect import OFF_CHIP, Resource, Route, find_routes, joint
+from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.mapping.tiling.tile_graph import TileGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Tiles with their costs on each type of core, and the routes between places."""
+
+    cut: TileGraph
+    accelerator: Accelerator
+    objective: Objective
+    costs: tuple[Mapping[str, Cost], ...]
+    """Of each tile: core type name -> cost; a type that cannot run it is absent."""
+    resources: tuple[Resource, ...]
+    routes: Mapping[tuple[int, int], Route]
+    """(source, target) -> route, with core numbers or OFF_CHIP."""
+
+    @property
+    def cores(self) -> tuple[Core, ...]:
+        """The cores; numbers elsewhere are positions in this tuple."""
+        return self.accelerator.cores
+
+    def cost(self, tile: int, core: int) -> Cost:
+        """Cost of a tile on a core that can run it."""
+        return self.costs[tile][self.cores[core].type.name]
+
+    def multicast(self, source: int, targets: Sequence[int]) -> Route | None:
+        """Return the route from the DRAM to several cores at once, or None where no bus offers it."""
+        routes = [self.routes.get((source, target)) for target in targets]
+        if source != OFF_CHIP or len(set(targets)) < len(targets):
+            return None
+        known = tuple(route for route in routes if route is not None)
+        return joint(known) if len(known) == len(routes) else None
+
+    def unit(self, tile: int, core: int) -> int:
+        """Number of the unit that runs a tile on a core: the arrays are even, the vector units odd."""
+        return 2 * core + isinstance(self.cut.tiles[tile].work, VectorWork)
+
+    @cached_property
+    def cluster_tiles(self) -> tuple[tuple[int, ...], ...]:
+        """Tiles of each cluster."""
+        members: dict[int, list[int]] = defaultdict(list)
+        for number, tile in enumerate(self.cut.tiles):
+            members[tile.cluster].append(number)
+        return tuple(tuple(members[cluster]) for cluster in range(len(members)))
+
+    @cached_property
+    def candidates(self) -> tuple[tuple[int, ...], ...]:
+        """Cores that can run all tiles of each cluster."""
+        found: list[tuple[int, ...]] = []
+        able: dict[frozenset[str], tuple[int, ...]] = {}
+        for cluster in self.cluster_tiles:
+            types = frozenset(self.costs[cluster[0]]).intersection(*[self.costs[tile] for tile in cluster[1:]])
+            if types not in able:
+                able[types] = tuple(n for n, core in enumerate(self.cores) if core.type.name in types)
+            found.append(able[types])
+            if not found[-1]:
+                tile = self.cut.tiles[cluster[0]]
+                raise InfeasibleError(f"no core can run {tile.name} and the tiles that must share its core")
+        return tuple(found)
+
+    @cached_property
+    def minimum_cycles(self) -> tuple[int, ...]:
+        """Fewest cycles of each tile over the core types."""
+        return tuple([min([cost.cycles for cost in costs.values()]) for costs in self.costs])
+
+
+def price_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
+    """Return the cost of a tile's work on a type of core, or None where it lacks the unit or the width."""
+    match work:
+        case VectorWork():
+            return None if core.vector is None else vector_cost(core, work)
+        case Gemm():
+            able = core.array is not None and core.array.precision(work.operand_bits) is not None
+            return gemm_cost(core, work, objective) if able else None
+
+
+@uncollected
+def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
+    """Price every tile on every type of core."""
+    types = {core.type.name: core.type for core in accelerator.cores}
+    costs: list[Mapping[str, Cost]] = []
+    known: dict[int, Mapping[str, Cost]] = {}
+    """Of each work, by identity: tiles of one shape share theirs."""
+    for tile in cut.tiles:
+        entry = known.get(id(tile.work))
+        if entry is None:
+            found = {name: price_of(core, tile.work, objective) for name, core in types.items()}
+            entry = known[id(tile.work)] = {name: cost for name, cost in found.items() if cost is not None}
+        costs.append(entry)
+    resources, routes = find_routes(accelerator)
+    return Problem(
+        cut=cut, accelerator=accelerator, objective=objective, costs=tuple(costs), resources=resources, routes=routes
+    )
+
+
+def products(cut: TileGraph) -> frozenset[int]:
+    """Return the tiles that have several mappings: all are frugal where only energy counts."""
+    return frozenset(number for number, entry in enumerate(cut.tiles) if isinstance(entry.work, Gemm))
+
+
+def priced(cut: TileGraph, accelerator: Accelerator, frugal: frozenset[int]) -> Problem:
+    """Price each tile for latency, or for energy where it is frugal."""
+    fast = price(cut, accelerator, Objective.LATENCY)
+    return mixed(fast, price(cut, accelerator, Objective.ENERGY), frugal) if frugal else fast
+
+
+def mixed(fast: Problem, thrifty: Problem, frugal: frozenset[int]) -> Problem:
+    costs = enumerate(zip(fast.costs, thrifty.costs, strict=True))
+    return replace(fast, costs=tuple(slow if number in frugal else quick for number, (quick, slow) in costs))

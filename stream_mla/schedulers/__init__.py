@@ -1,1 +1,0 @@
-"""Schedulers: from a priced problem to a schedule."""

@@ -1,0 +1,1 @@
+"""The CP-SAT model: the only modules that import OR-Tools."""

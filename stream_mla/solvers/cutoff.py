@@ -1,0 +1,45 @@
+"""How much a schedule in the making still has to do: when it ends at the earliest, whatever comes."""
+
+from collections.abc import Iterable, Sequence
+
+from stream_mla.schedule.activities import PlannedMove
+from stream_mla.schedule.problem import Problem
+
+
+class BeatenError(Exception):
+    """The schedule would take more cycles than it may."""
+
+
+class Remaining:
+    """What has not started yet, of each unit and each resource."""
+
+    def __init__(
+        self, problem: Problem, unit_of: Sequence[int], cycles: Sequence[int], moves: Iterable[PlannedMove]
+    ) -> None:
+        """`unit_of` and `cycles`: of each tile."""
+        self.on_unit = [0] * (2 * len(problem.cores))
+        """Cycles of tiles."""
+        for unit, count in zip(unit_of, cycles, strict=True):
+            self.on_unit[unit] += count
+        self.capacities = [resource.capacity for resource in problem.resources]
+        self.to_carry = [0] * len(problem.resources)
+        """Cycles of moves, times the share of the resource that each takes."""
+        for move in moves:
+            self.add(move)
+
+    def add(self, move: PlannedMove) -> None:
+        """Count a move."""
+        for resource in move.route.resources:
+            self.to_carry[resource] += move.cycles * move.route.demand
+
+    def remove(self, move: PlannedMove) -> None:
+        """Count a move no longer."""
+        taken = move.cycles * move.route.demand
+        for resource in move.route.resources:
+            self.to_carry[resource] -= taken
+
+    @property
+    def cycles(self) -> float:
+        """Cycles that the busiest unit or resource needs for it."""
+        carrying = zip(self.to_carry, self.capacities, strict=True)
+        return max(*self.on_unit, *[carried / capacity for carried, capacity in carrying])

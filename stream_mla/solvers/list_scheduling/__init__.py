@@ -1,0 +1,1 @@
+"""A schedule from cores and an order."""

@@ -1,0 +1,379 @@
+"""The machine as time runs forward: what greedy does once every cluster has its core.
+
+Units and links take the ready step that stands first in a given order of the tiles. Memory is reserved in this order on
+each core, as far ahead as it lasts, so loads run ahead of their tiles (prefetch) and the first unfinished tile can
+always proceed. Three rules hold it back:
+
+- the tiles of a phase, and their loads, wait for all tiles of the phases before;
+- late loads take turns with the tiles on a core's array: a tile that is ready goes first, and only what the next tile
+  in order needs is loaded;
+- a multicast waits until all its cores have room. Where nothing else can go on, those that have room get theirs, and
+  the others later: a multicast never stops what would run without it.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import IntEnum
+from math import inf
+
+from stream_mla.errors import StreamMlaError
+from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.schedule.activities import Activities, fan_out
+from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.schedule import Schedule
+from stream_mla.schedule.timing import timed
+from stream_mla.solvers.cutoff import BeatenError, Remaining
+from stream_mla.solvers.list_scheduling.memory_reservations import no_room
+from stream_mla.solvers.list_scheduling.transfer_queue import Traffic
+
+LOOK_EVERY = 100
+"""So many instants pass between two looks at what is left."""
+
+
+class _Event(IntEnum):
+    END = 0
+    ARRIVAL = 1
+
+
+class Forward:
+    """The machine as time runs forward over a fixed set of activities."""
+
+    def __init__(self, problem: Problem, acts: Activities, order: Sequence[int] | None = None) -> None:
+        """`order` is a topological order of the tiles; without one, theirs."""
+        self.problem, self.acts = problem, acts
+        cut = problem.cut
+        self.order = range(len(cut.tiles)) if order is None else order
+        self.rank = [0] * len(cut.tiles)
+        for rank, tile in enumerate(self.order):
+            self.rank[tile] = rank
+        rank = self.rank
+        self.first_use = [min([rank[user] for user in copy.users], default=-1) for copy in acts.copies]
+        self.core_of = [acts.core_of_cluster[tile.cluster] for tile in cut.tiles]
+        self.unit_of = [problem.unit(tile, core) for tile, core in enumerate(self.core_of)]
+        self.cycles = [problem.cost(tile, core).cycles for tile, core in enumerate(self.core_of)]
+        self.run_start = [-1] * len(cut.tiles)
+        self.released = [-1] * len(acts.copies)
+        self.pending = [len(copy.users) + len(copy.moves_out) for copy in acts.copies]
+        for writes in acts.writes:
+            for copy in writes:
+                self.pending[copy] += 1
+        self.granted = [False] * len(acts.copies)
+        self.complete = [False] * len(acts.copies)
+        self.free_bits = [core.type.sram.capacity for core in problem.cores]
+        self.unit_free = [True] * (2 * len(problem.cores))
+        self.ready_tiles: dict[int, list[int]] = defaultdict(list)
+        self.touched_units: set[int] = set()
+        self.traffic = Traffic(problem.resources)
+        self.now = 0
+        self.events: list[tuple[int, int, _Event, bool, int]] = []
+        self._prepare_moves()
+        self.remaining = Remaining(problem, self.unit_of, self.cycles, self.moves)
+        self._prepare_phases()
+        self._prepare_turns()
+        self.waits = [
+            len(set(reads)) + len(writes) * (tile.step == 0) + (tile.step > 0) + (tile.phase > 0)
+            for tile, reads, writes in zip(cut.tiles, acts.reads, acts.writes, strict=True)
+        ]
+        steps = {(tile.chain, tile.step): number for number, tile in enumerate(cut.tiles)}
+        self.next_step = [steps.get((tile.chain, tile.step + 1), -1) for tile in cut.tiles]
+        self.first_step = {
+            copy: number for number, writes in enumerate(acts.writes) if cut.tiles[number].step == 0 for copy in writes
+        }
+        self._queue_reservations()
+
+    def _prepare_moves(self) -> None:
+        self.moves = list(self.acts.moves)
+        self.brought_by = [copy.brought_by for copy in self.acts.copies]
+        self.move_start = [-1] * len(self.moves)
+        self.in_dram = [move.after_store < 0 for move in self.moves]
+        self.missing = [len(move.filled) for move in self.moves]
+        """Copies of each move that have no memory yet."""
+        self.partly: set[int] = set()
+        """Moves of which some copies have memory and others not."""
+        self.priority = [self._urgency(number) for number in range(len(self.moves))]
+        self.loads_after: dict[int, list[int]] = defaultdict(list)
+        for number, move in enumerate(self.moves):
+            if move.after_store >= 0:
+                self.loads_after[move.after_store].append(number)
+
+    def _urgency(self, number: int) -> int:
+        """A load is as urgent as its first user; a store as the tile that made the block: the rank of the tile."""
+        move = self.moves[number]
+        if move.target == OFF_CHIP:
+            return self.rank[self.problem.cut.maker[move.block]]
+        return min(self.first_use[copy] for copy in move.filled)
+
+    def _prepare_phases(self) -> None:
+        tiles = self.problem.cut.tiles
+        self.phase = 0
+        self.unfinished = [0] * (1 + max(tile.phase for tile in tiles))
+        """Tiles of each phase."""
+        self.next_phase: list[list[int]] = [[] for _ in self.unfinished]
+        for number, tile in enumerate(tiles):
+            self.unfinished[tile.phase] += 1
+            self.next_phase[tile.phase].append(number)
+        self.held_back: list[list[int]] = [[] for _ in self.unfinished]
+        """Loads that could start but for their phase."""
+
+    def _prepare_turns(self) -> None:
+        cores = self.problem.cores
+        self.late = [self._late_cores(number) for number in range(len(self.moves))]
+        self.late_under_way = [0] * len(cores)
+        self.late_waiting: list[set[int]] = [set() for _ in cores]
+        self.array_tiles: list[list[int]] = [[] for _ in cores]
+        """Tiles on each array that have not started, the last first; some in between may have."""
+        if any(self.late):
+            for tile in reversed(self.order):
+                core = self.core_of[tile]
+                if self.unit_of[tile] % 2 == 0:
+                    self.array_tiles[core].append(tile)
+
+    def _late_cores(self, number: int) -> tuple[int, ...]:
+        """Cores whose arrays may not work while this move is under way."""
+        move = self.moves[number]
+        if move.source != OFF_CHIP or not self.problem.cut.blocks[move.block].late:
+            return ()
+        return tuple(self.acts.copies[copy].core for copy in move.filled)
+
+    def _queue_reservations(self) -> None:
+        """List the copies of each core in the order in which its tiles first need them."""
+        self.queue: list[list[int]] = [[] for _ in self.problem.cores]
+        self.head = [0] * len(self.problem.cores)
+        seen: set[int] = set()
+        for tile in self.order:
+            for copy in self.acts.reads[tile] + self.acts.writes[tile]:
+                if copy not in seen:
+                    seen.add(copy)
+                    self.queue[self.acts.copies[copy].core].append(copy)
+
+    def _reserve(self, core: int) -> None:
+        queue = self.queue[core]
+        while self.head[core] < len(queue):
+            copy = queue[self.head[core]]
+            bits = self.acts.copies[copy].bits
+            if bits > self.free_bits[core]:
+                return
+            self.free_bits[core] -= bits
+            self.granted[copy] = True
+            self.head[core] += 1
+            move = self.brought_by[copy]
+            if move >= 0:
+                self.missing[move] -= 1
+                (self.partly.add if self.missing[move] else self.partly.discard)(move)
+                self._offer_move(move)
+            else:
+                self._met(self.first_step[copy])
+
+    def _offer_move(self, number: int) -> None:
+        move = self.moves[number]
+        has_source = self.in_dram[number] if move.source == OFF_CHIP else self.complete[move.source]
+        if not has_source or self.missing[number]:
+            return
+        phase = self._phase_of_load(number) if self.phase < len(self.unfinished) - 1 else 0
+        if phase > self.phase:
+            self.held_back[phase].append(number)
+        else:
+            self._offer(number)
+
+    def _offer(self, number: int) -> None:
+        self.traffic.offer(self.priority[number], number, self.moves[number].route)
+
+    def _phase_of_load(self, number: int) -> int:
+        """The phase of the first tile that needs it; other moves have none."""
+        if self.moves[number].source != OFF_CHIP:
+            return 0
+        return self.problem.cut.tiles[self.order[self.priority[number]]].phase
+
+    def _met(self, tile: int) -> None:
+        """Note that one thing a tile waits for has come."""
+        self.waits[tile] -= 1
+        if not self.waits[tile]:
+            unit = self.unit_of[tile]
+            heapq.heappush(self.ready_tiles[unit], self.rank[tile])
+            self.touched_units.add(unit)
+
+    def _start_all(self) -> None:
+        """Start what can start: on freed units, then moves in order of urgency."""
+        for unit in self.touched_units:
+            if self.ready_tiles[unit] and self.unit_free[unit] and (unit % 2 or not self.late_under_way[unit // 2]):
+                tile = self.order[heapq.heappop(self.ready_tiles[unit])]
+                self.unit_free[unit] = False
+                self.run_start[tile] = self.now
+                cycles = self.cycles[tile]
+                self.remaining.on_unit[unit] -= cycles
+                end = self.now + cycles
+                heapq.heappush(self.events, (end, tile, _Event.END, True, tile))
+        for unit in self.touched_units:
+            if unit % 2 == 0 and self.late_waiting[unit // 2]:
+                self._offer_late(unit // 2)
+        self.touched_units.clear()
+        self.traffic.start(self._waits_for_turn, self._begin_move)
+
+    def _waits_for_turn(self, number: int) -> bool:
+        """Whether a load is late and may not start yet: then it is set aside until something about an array changes."""
+        if not self.late[number] or self._may_load_late(number):
+            return False
+        for core in self.late[number]:
+            self.late_waiting[core].add(number)
+        return True
+
+    def _begin_move(self, number: int) -> None:
+        move = self.moves[number]
+        self.move_start[number] = self.now
+        self.remaining.remove(move)
+        for core in self.late[number]:
+            self.late_under_way[core] += 1
+        end = self.now + move.cycles
+        heapq.heappush(self.events, (end, number, _Event.END, False, number))
+        heapq.heappush(self.events, (end + move.route.latency_cycles, number, _Event.ARRIVAL, False, number))
+
+    def _may_load_late(self, number: int) -> bool:
+        """Whether no array that it stops works or could, and some core cannot go on in order without it."""
+        if any(not self.unit_free[2 * core] or self.ready_tiles[2 * core] for core in self.late[number]):
+            return False
+        for copy, core in zip(self.moves[number].filled, self.late[number], strict=True):
+            left = self.array_tiles[core]
+            while left and self.run_start[left[-1]] >= 0:
+                left.pop()
+            if not left or self.first_use[copy] <= self.rank[left[-1]]:
+                return True
+        return False
+
+    def _offer_late(self, core: int) -> None:
+        """Offer the late loads that may start now that something about this core's array has changed."""
+        for number in sorted(self.late_waiting[core]):
+            if self._may_load_late(number):
+                for other in self.late[number]:
+                    self.late_waiting[other].discard(number)
+                self._offer(number)
+
+    def _release(self, copy: int) -> None:
+        self.pending[copy] -= 1
+        if not self.pending[copy]:
+            core = self.acts.copies[copy].core
+            self.released[copy] = self.now
+            self.free_bits[core] += self.acts.copies[copy].bits
+            self._reserve(core)
+
+    def _tile_done(self, tile: int) -> None:
+        unit = self.unit_of[tile]
+        self.unit_free[unit] = True
+        self.touched_units.add(unit)
+        self._count_phase(self.problem.cut.tiles[tile].phase)
+        if self.next_step[tile] >= 0:
+            self._met(self.next_step[tile])
+        writes = self.acts.writes[tile]
+        for copy in writes if self.problem.cut.tiles[tile].last else ():
+            self._completed(copy)
+        for copy in self.acts.reads[tile] + writes:
+            self._release(copy)
+
+    def _count_phase(self, phase: int) -> None:
+        """Note that a tile has ended; after the last of a phase the next one begins."""
+        self.unfinished[phase] -= 1
+        if self.unfinished[phase] or self.phase == len(self.unfinished) - 1:
+            return
+        self.phase += 1
+        for tile in self.next_phase[self.phase]:
+            self._met(tile)
+        for number in self.held_back[self.phase]:
+            self._offer(number)
+
+    def _completed(self, copy: int) -> None:
+        self.complete[copy] = True
+        for user in self.acts.copies[copy].users:
+            self._met(user)
+        for move in self.acts.copies[copy].moves_out:
+            self._offer_move(move)
+
+    def _move_event(self, number: int, event: _Event) -> None:
+        move = self.moves[number]
+        if event is _Event.END:
+            self.traffic.end(move.route)
+            for core in self.late[number]:
+                self.late_under_way[core] -= 1
+                self.touched_units.add(2 * core)
+            if move.source != OFF_CHIP:
+                self._release(move.source)
+        elif move.target == OFF_CHIP:
+            for load in self.loads_after[number]:
+                self.in_dram[load] = True
+                self._offer_move(load)
+        else:
+            for copy in move.filled:
+                self._completed(copy)
+
+    def run(self, limit: float = inf) -> Schedule:
+        """Run until everything is done; the error of `greedy` where memory is full and nothing can end.
+
+        BeatenError as soon as it is known that this takes more cycles than the limit.
+        """
+        instants = 0
+        for core in range(len(self.problem.cores)):
+            self._reserve(core)
+        while True:
+            if instants % LOOK_EVERY == 0 and self.now + self.remaining.cycles > limit:
+                raise BeatenError
+            instants += 1
+            self._start_all()
+            if not self.events and not self._split_multicast():
+                break
+            if not self.events:
+                continue
+            self.now = self.events[0][0]
+            while self.events and self.events[0][0] == self.now:
+                _, _, event, is_run, number = heapq.heappop(self.events)
+                if is_run:
+                    self._tile_done(number)
+                else:
+                    self._move_event(number, event)
+        if -1 in self.run_start:
+            raise self._stuck()
+        if self.now > limit:
+            raise BeatenError
+        return timed(self.problem, replace(self.acts, moves=tuple(self.moves)), self.run_start, self.move_start)
+
+    def _split_multicast(self) -> bool:
+        """Fill the copies that have room without those that have none, of the most urgent multicast that waits so.
+
+        Returns whether there was one. The rest becomes a load of its own.
+        """
+        able = [n for n in self.partly if self.in_dram[n] and self._phase_of_load(n) <= self.phase]
+        if not able:
+            return False
+        number = min(able, key=lambda n: min(self.first_use[c] for c in self.moves[n].filled if self.granted[c]))
+        self.partly.discard(number)
+        move = self.moves[number]
+        parts = [[copy for copy in move.filled if self.granted[copy] is granted] for granted in (True, False)]
+        cores = [[self.acts.copies[copy].core for copy in part] for part in parts]
+        new, rest = (fan_out(self.problem, move, *part) for part in zip(parts, cores, strict=True))
+        self.remaining.remove(move)
+        self.remaining.add(new)
+        self.remaining.add(rest)
+        self.moves[number] = new
+        self.moves.append(rest)
+        for copy in rest.filled:
+            self.brought_by[copy] = len(self.moves) - 1
+        self.move_start.append(-1)
+        self.in_dram.append(True)
+        self.missing[number] = 0
+        self.missing.append(len(rest.filled))
+        self.priority[number] = self._urgency(number)
+        self.priority.append(self._urgency(len(self.moves) - 1))
+        self.late[number] = self._late_cores(number)
+        self.late.append(self._late_cores(len(self.moves) - 1))
+        self._offer_move(number)
+        return True
+
+    def _stuck(self) -> StreamMlaError:
+        """Name the first tile that cannot run, what it needs, and who holds the memory of its core."""
+        tile = next(tile for tile in self.order if self.run_start[tile] < 0)
+        core = self.core_of[tile]
+        if self.head[core] == len(self.queue[core]):
+            raise AssertionError("the greedy scheduler stopped with memory for all tiles")
+        held = zip(self.acts.copies, self.granted, self.released, strict=True)
+        kept = [copy for copy, granted, released in held if copy.core == core and granted and released < 0]
+        wanted = self.acts.copies[self.queue[core][self.head[core]]]
+        return no_room(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=self.now)

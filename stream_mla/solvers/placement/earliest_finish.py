@@ -1,0 +1,194 @@
+"""A core for every cluster: the one that would be done with it first, as far as that can be foreseen.
+
+Clusters are taken in tile order, or another. A core is done with one after its inputs are made, what it reads is sent
+or loaded there, and what the core has begun is done. A cluster that adds up what comes in over a long time also waits
+for all that the core was promised and has not begun, so that such clusters lie on different cores. Memories are not
+known here, and of bandwidths only each core's fair share.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_mla.hardware.interconnect import SHARE
+from stream_mla.schedule.problem import Problem
+from stream_mla.workload.operator_graph import Kind
+
+TIE = 1e-6
+"""Of cores that would be done at the same time, the one with the least work is chosen."""
+
+Times = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Cores that can run a cluster, as arrays."""
+
+    cores: NDArray[np.int64]
+    types: tuple[str, ...]
+
+
+def can_wait(problem: Problem) -> list[bool]:
+    """Return which tiles belong to a last operator whose unfinished sums are small: the sum of its parts may follow."""
+    graph, early = problem.cut.graph, problem.cut.tiling.early
+    ends = {operator.name for operator in graph.operators if not any(graph.edges.successors(operator.name))}
+    sums = {operator.name for operator in graph.operators if operator.kind is Kind.SUM} & ends
+    last = early.intersection(name for name in graph.edges if name in ends or sums.issuperset(graph.edges[name]))
+    return [tile.operator in last for tile in problem.cut.tiles]
+
+
+class _Assignment:
+    def __init__(self, problem: Problem, order: Sequence[int], *, even: bool, gather: bool) -> None:
+        self.problem, self.order, self.even, self.gather = problem, order, even, gather
+        count = len(problem.cores)
+        self.core_of = [-1] * len(problem.cluster_tiles)
+        self.free = np.zeros(2 * count)
+        """When each unit is done with what it has begun."""
+        self.promised = np.zeros(count)
+        """Cycles of tiles that each core was given and has not begun."""
+        self.given = np.zeros(count)
+        """Cycles of all tiles that each core was given."""
+        self.end = [0.0] * len(problem.cut.tiles)
+        self.cycles_per_bit: dict[int, Times] = {}
+        self.loading = np.ones(count)
+        """As `cycles_per_bit`, for what is given in cycles at a fair share of the DRAM."""
+        self.choices: dict[tuple[int, ...], _Choice] = {}
+        self.can_wait = can_wait(problem)
+        arrays = max(1, len(list(problem.accelerator.array_cores())))
+        self.share = problem.resources[0].capacity / SHARE / arrays
+        """Of the DRAM's bandwidth, for each core with an array."""
+        self.loads = self._load_cycles()
+        self.fair = sum(max(problem.minimum_cycles[n], load) for n, load in enumerate(self.loads)) / arrays
+        """Cycles of all tiles, for each core with an array."""
+        self.present: dict[int, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(count, dtype=np.bool_))
+        """Of each block: the cores that read it."""
+
+    def _sending(self, source: int) -> Times:
+        """Cycles that a bit takes from a core to each core; infinite where no path joins them."""
+        if source not in self.cycles_per_bit:
+            routes = self.problem.routes
+            self.cycles_per_bit[source] = np.array(
+                [
+                    SHARE / routes[source, core].demand if (source, core) in routes else inf
+                    for core in range(len(self.problem.cores))
+                ]
+            )
+            self.cycles_per_bit[source][source] = 0.0
+        return self.cycles_per_bit[source]
+
+    def _load_cycles(self) -> list[float]:
+        """Cycles of the loads that each tile is the first of its cluster to need, at a fair share of the DRAM."""
+        cut = self.problem.cut
+        seen: set[tuple[int, int]] = set()
+        found: list[float] = []
+        for tile in cut.tiles:
+            bits = 0
+            for block in tile.reads:
+                info = cut.blocks[block]
+                if info.via_dram and not info.shared and (block, tile.cluster) not in seen:
+                    seen.add((block, tile.cluster))
+                    bits += info.bits
+            found.append(bits / self.share)
+        return found
+
+    def _lasts(self, tile: int, core: int) -> float:
+        return max(self.problem.cost(tile, core).cycles, self.loads[tile])
+
+    def _choice(self, cluster: int) -> _Choice:
+        cores = self.problem.candidates[cluster]
+        if cores not in self.choices:
+            types = tuple(self.problem.cores[core].type.name for core in cores)
+            self.choices[cores] = _Choice(cores=np.array(cores), types=types)
+        return self.choices[cores]
+
+    def _best(self, cluster: int, first: int) -> int:
+        """Return the core that would be done with a cluster first."""
+        problem, cut = self.problem, self.problem.cut
+        choice = self._choice(cluster)
+        if len(choice.cores) == 1:
+            return int(choice.cores[0])
+        members = problem.cluster_tiles[cluster]
+        reads = {block for member in members for block in cut.tiles[member].reads}
+        if self.gather and (core := self._sharer(choice, reads, members)) >= 0:
+            return core
+        ready = max((self.end[before] for before in cut.predecessors[first]), default=0.0)
+        unit = problem.unit(first, 0)
+        done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
+        if self.even or (cut.tiles[first].operator in cut.tiling.early and len(members) > 1):
+            done = done + self.promised[choice.cores]
+        done = self._with_moves(done, choice, reads)
+        if len(set(choice.types)) > 1:
+            own = {name: sum(problem.costs[member][name].cycles for member in members) for name in set(choice.types)}
+            done += np.array([own[name] for name in choice.types])
+        return int(choice.cores[int(np.argmin(done))])
+
+    def _with_moves(self, done: Times, choice: _Choice, reads: Collection[int]) -> Times:
+        """Add the cycles in which blocks come to each core that has none of them yet: sent, or loaded for all there."""
+        cut = self.problem.cut
+        present: list[NDArray[np.bool_]] = []
+        ways: list[Times] = []
+        cycles: list[float] = []
+        for block in reads:
+            maker, info = cut.maker[block], cut.blocks[block]
+            source = -1 if maker < 0 or info.via_dram else self.core_of[cut.tiles[maker].cluster]
+            if source >= 0 or info.shared:
+                present.append(self.present[block])
+                ways.append(self._sending(source) if source >= 0 else self.loading)
+                cycles.append(info.bits if source >= 0 else info.bits / self.share)
+        if not cycles:
+            return done
+        moved = np.where(np.array(present), 0.0, np.array(ways) * np.array(cycles)[:, None])
+        return np.add.reduce((done, *moved[:, choice.cores]))
+
+    def _sharer(self, choice: _Choice, reads: Collection[int], members: Sequence[int]) -> int:
+        """Return the core that has most of the shared blocks that a cluster reads, unless it has its share of the work;
+        -1 where there is none.
+        """
+        blocks = self.problem.cut.blocks
+        has = sum((self.present[block] * blocks[block].bits for block in reads if blocks[block].shared), np.zeros(1))
+        if not has.any():
+            return -1
+        core = int(choice.cores[int(np.argmax(has[choice.cores]))])
+        own = sum(self._lasts(member, core) for member in members)
+        return core if has[core] and self.given[core] + own <= self.fair else -1
+
+    def run(self) -> list[int]:
+        problem, cut = self.problem, self.problem.cut
+        for number in self.order:
+            tile = cut.tiles[number]
+            if self.core_of[tile.cluster] < 0:
+                core = self._best(tile.cluster, number)
+                self.core_of[tile.cluster] = core
+                members = problem.cluster_tiles[tile.cluster]
+                self.promised[core] += (total := sum(self._lasts(member, core) for member in members))
+                self.given[core] += total
+                for member in members:
+                    for block in cut.tiles[member].reads:
+                        self.present[block][core] = True
+            core = self.core_of[tile.cluster]
+            lasts = self._lasts(number, core)
+            start = max((self.end[before] for before in cut.predecessors[number]), default=0.0)
+            unit = problem.unit(number, core)
+            if problem.cores[core].type.array is not None:  # others serve many arrays, in turn
+                start = max(start, float(self.free[unit]))
+                # what can wait leaves the time until it starts to others
+                self.free[unit] = (self.free[unit] if self.can_wait[number] else start) + lasts
+            self.end[number] = start + lasts
+            self.promised[core] -= lasts
+        return self.core_of
+
+
+def assign(
+    problem: Problem, order: Sequence[int] | None = None, *, even: bool = False, gather: bool = False
+) -> list[int]:
+    """Give each cluster a core, as the module docstring says; where `even`, promises count for all clusters.
+
+    Where `gather`, clusters that share blocks go to one core until it has its share of all work, so that the DRAM is
+    read less often. `order` is a topological order of the tiles; without one, theirs.
+    """
+    order = range(len(problem.cut.tiles)) if order is None else order
+    return _Assignment(problem, order, even=even, gather=gather).run()

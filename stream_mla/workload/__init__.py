@@ -1,0 +1,1 @@
+"""What is computed, as operators over named indices."""

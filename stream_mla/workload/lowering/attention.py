@@ -1,0 +1,207 @@
+"""Attention schemes as lists of operators, in the letters of the papers.
+
+MLA (arXiv 2405.04434, 2412.19437) scores a query against a cached latent:
+
+    Z = q_latent (1) W_uq (2) W_uk^T (3) C^T        per head
+
+and the schemes differ in the order of the three products (letter, arXiv 2506.02523):
+
+    mla_naive     1-3-2  the cache is expanded to full keys and values
+    mla_absorbed  1-2-3  the query goes up to the full space and down to the latent space, left to right
+    mla_rc        2-1-3  the composite W_uq W_uk^T is recomputed every step and stays on chip
+    mla_ru        2-1-3  the composite was computed once and is read from DRAM
+
+Assumptions, for every scheme:
+- New rows of the cache are written to DRAM, and all rows are read from there, the new ones included.
+- Every query is compared with every key; the causal mask is applied, but nothing is halved for it.
+- W_uv and W_o are not merged; with a latent context the output path is (S C), then W_uv, then W_o.
+- Gains of norms and the softmax scale are folded into neighbours; rows of W_uq are split into its
+  no-position part (w_uq) and its rotary part (w_qr), columns of W_dkv into w_dkv and w_kr.
+"""
+
+from collections.abc import Callable, Mapping
+from math import sqrt
+
+from stream_mla.workload.lowering.graph_builder import GraphBuilder
+from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
+from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Workload
+
+
+def grouped_query(workload: Workload) -> OperatorGraph:
+    """MHA, GQA and MQA: keys and values per group g of j heads."""
+    shape = workload.model.attention
+    if not isinstance(shape, GroupedQueryAttention):
+        raise ValueError(f"model {workload.model.name} has latent attention; scheme mha needs a grouped_query model")
+    group = shape.heads // shape.kv_heads
+    layer = GraphBuilder(
+        workload,
+        {
+            "d": shape.model_dim,
+            "e": shape.model_dim,
+            "g": shape.kv_heads,
+            "j": group,
+            "n": shape.head_dim,
+            "v": shape.head_dim,
+        },
+    )
+    x = layer.view(layer.tensor("x", "bqd", Role.INPUT), "bqd")
+    keys = layer.tensor("k_cache", "bkgn", Role.CACHE)
+    values = layer.tensor("v_cache", "bkgv", Role.CACHE)
+    query = layer.make("query", x, layer.weight("w_q", "dgjn"), "bqgjn")
+    new_keys = layer.new_rows(keys, "bqgn")
+    if shape.rope_dim:
+        rotated = layer.view(layer.tensor("query_rope", "bqgjn", Role.ACTIVATION), "bqgjn")
+        query = layer.vector(Kind.ROPE, "query_rope", query, rotated)
+        raw = layer.make("key", x, layer.weight("w_k", "dgn"), "bqgn")
+        layer.vector(Kind.ROPE, "key_rope", raw, new_keys)
+    else:
+        layer.einsum("key", x, layer.weight("w_k", "dgn"), new_keys)
+    layer.einsum("value", x, layer.weight("w_v", "dgv"), layer.new_rows(values, "bqgv"))
+    scores = layer.make("scores", query, layer.view(keys, "bkgn"), "bqgjk")
+    context = layer.softmax_attend(scores, layer.view(values, "bkgv"), "gj", "v", 1 / sqrt(shape.head_dim))
+    layer.output(context, "gjv")
+    return layer.graph("mha")
+
+
+def _latent_layer(workload: Workload) -> tuple[GraphBuilder, LatentAttention]:
+    shape = workload.model.attention
+    if not isinstance(shape, LatentAttention):
+        raise ValueError(f"model {workload.model.name} has no latent attention; use scheme mha")
+    extents = {
+        "d": shape.model_dim,
+        "e": shape.model_dim,
+        "h": shape.heads,
+        "c": shape.kv_rank,
+        "u": shape.kv_rank + shape.rope_dim,
+        "n": shape.nope_dim,
+        "v": shape.value_dim,
+    }
+    if shape.query_rank is not None:
+        extents["r"] = shape.query_rank
+    if shape.rope_dim:
+        extents["p"] = shape.rope_dim
+    return GraphBuilder(workload, extents), shape
+
+
+def _latents(layer: GraphBuilder, shape: LatentAttention) -> tuple[Operand, str]:
+    """Compute the query latent (the input itself where there is no query rank) and append to the cache.
+
+    Returns the query latent and the name of the cache, whose rows are the kv latent, then the rotated key.
+    """
+    x = layer.view(layer.tensor("x", "bqd", Role.INPUT), "bqd")
+    query = x
+    if shape.query_rank is not None:
+        query = layer.make("q_latent", x, layer.weight("w_dq", "dr"), "bqr")
+        if shape.latent_norms:
+            normed = layer.view(layer.tensor("q_latent_norm", "bqr", Role.ACTIVATION), "bqr")
+            query = layer.vector(Kind.NORM, "q_latent_norm", query, normed)
+    cache = layer.tensor("kv_cache", "bku", Role.CACHE)
+    rows = layer.new_rows(cache, "bqc")
+    if shape.latent_norms:
+        latent = layer.make("kv_latent", x, layer.weight("w_dkv", "dc"), "bqc")
+        layer.vector(Kind.NORM, "kv_latent_norm", latent, rows)
+    else:
+        layer.einsum("kv_latent", x, layer.weight("w_dkv", "dc"), rows)
+    if shape.rope_dim:
+        key = layer.make("key_rope_raw", x, layer.weight("w_kr", "dp"), "bqp")
+        layer.vector(Kind.ROPE, "key_rope", key, layer.new_rows(cache, "bqp", p=shape.kv_rank))
+    return query, cache
+
+
+def _rank_index(shape: LatentAttention) -> str:
+    return "d" if shape.query_rank is None else "r"
+
+
+def _query_rope(layer: GraphBuilder, shape: LatentAttention, latent: Operand, out: Operand) -> None:
+    """Project and rotate the rotary part of the query into `out`."""
+    raw = layer.make("query_rope_raw", latent, layer.weight("w_qr", _rank_index(shape) + "hp"), "bqhp")
+    layer.vector(Kind.ROPE, "query_rope", raw, out)
+
+
+def _scale(shape: LatentAttention) -> float:
+    return 1 / sqrt(shape.nope_dim + shape.rope_dim)
+
+
+def mla_naive(workload: Workload) -> OperatorGraph:
+    """1-3-2: expand the whole cache to keys and values of every head, then plain attention."""
+    layer, shape = _latent_layer(workload)
+    latent, cache = _latents(layer, shape)
+    query = layer.make("query", latent, layer.weight("w_uq", _rank_index(shape) + "hn"), "bqhn")
+    cached = layer.view(cache, "bkc")
+    keys = layer.make("keys", cached, layer.weight("w_uk", "chn"), "bkhn")
+    addend = None
+    if shape.rope_dim:
+        rotated = layer.view(layer.tensor("query_rope", "bqhp", Role.ACTIVATION), "bqhp")
+        _query_rope(layer, shape, latent, rotated)
+        rope_keys = layer.view(cache, "bkp", p=shape.kv_rank)
+        addend = layer.make("scores_rope", rotated, rope_keys, "bqhk")
+        layer.local.add("scores_rope")
+    values = layer.make("values", cached, layer.weight("w_uv", "chv"), "bkhv")
+    out = layer.view(layer.tensor("scores", "bqhk", Role.ACTIVATION), "bqhk")
+    scores = layer.einsum("scores", query, keys, out, addend)
+    context = layer.softmax_attend(scores, values, "h", "v", _scale(shape))
+    layer.output(context, "hv")
+    return layer.graph("mla_naive")
+
+
+def _latent_space_attention(layer: GraphBuilder, shape: LatentAttention, latent: Operand, cache: str) -> None:
+    """Score against the cache itself, attend in the latent space, then W_uv and W_o."""
+    if shape.rope_dim:
+        _query_rope(layer, shape, latent, layer.view("query_full", "bqhp", p=shape.kv_rank))
+    scores = layer.make("scores", layer.view("query_full", "bqhu"), layer.view(cache, "bku"), "bqhk")
+    context = layer.softmax_attend(scores, layer.view(cache, "bkc"), "h", "c", _scale(shape))
+    values = layer.make("head_out", context, layer.weight("w_uv", "chv"), "bqhv")
+    layer.output(values, "hv")
+
+
+def _absorbed_query(layer: GraphBuilder) -> Operand:
+    """Declare the query in cache coordinates and return its no-position part."""
+    return layer.view(layer.tensor("query_full", "bqhu", Role.ACTIVATION), "bqhc")
+
+
+def mla_absorbed(workload: Workload) -> OperatorGraph:
+    """1-2-3: W_uk is absorbed into the query, one factor after the other; what serving kernels do."""
+    layer, shape = _latent_layer(workload)
+    latent, cache = _latents(layer, shape)
+    query = layer.make("query", latent, layer.weight("w_uq", _rank_index(shape) + "hn"), "bqhn")
+    layer.einsum("query_absorbed", query, layer.weight("w_uk", "chn"), _absorbed_query(layer))
+    _latent_space_attention(layer, shape, latent, cache)
+    return layer.graph("mla_absorbed")
+
+
+def mla_rc(workload: Workload) -> OperatorGraph:
+    """2-1-3: the composite W_uq W_uk^T of each head is recomputed and used while it is on chip."""
+    layer, shape = _latent_layer(workload)
+    latent, cache = _latents(layer, shape)
+    rank = _rank_index(shape)
+    down, up = layer.weight("w_uq", rank + "hn"), layer.weight("w_uk", "chn")
+    composite = layer.make("composite", down, up, f"h{rank}c")
+    layer.local.add("composite")
+    layer.einsum("query_absorbed", latent, composite, _absorbed_query(layer))
+    _latent_space_attention(layer, shape, latent, cache)
+    return layer.graph("mla_rc")
+
+
+def mla_ru(workload: Workload) -> OperatorGraph:
+    """2-1-3: the composite was computed once and is a weight, `n_h x rank x kv_rank` elements."""
+    layer, shape = _latent_layer(workload)
+    latent, cache = _latents(layer, shape)
+    composite = layer.weight("w_composite", f"h{_rank_index(shape)}c")
+    layer.einsum("query_absorbed", latent, composite, _absorbed_query(layer))
+    _latent_space_attention(layer, shape, latent, cache)
+    return layer.graph("mla_ru")
+
+
+SCHEMES: Mapping[str, Callable[[Workload], OperatorGraph]] = {
+    "mha": grouped_query,
+    "mla_naive": mla_naive,
+    "mla_absorbed": mla_absorbed,
+    "mla_rc": mla_rc,
+    "mla_ru": mla_ru,
+}
+"""Scheme name -> lowering."""
+
+
+def lower(workload: Workload, scheme: str) -> OperatorGraph:
+    """Lower one step of a layer to its operator graph; ValueError where scheme and model do not fit."""
+    return SCHEMES[scheme](workload)
