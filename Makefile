@@ -50,7 +50,7 @@ solvers: $(VENV)/installed-dev
 		$(PYTHON) -m venv --clear $(VENV)-ortools-$$version && \
 		$(VENV)-ortools-$$version/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' "ortools==$$version" && \
 		echo "OR-Tools $$version" && \
-		$(VENV)-ortools-$$version/bin/python -m pytest tests/test_oracle.py tests/test_cp_sat.py || exit 1; \
+		$(VENV)-ortools-$$version/bin/python -m pytest tests/solvers/cp_sat/test_oracle.py tests/solvers/cp_sat/test_solve.py || exit 1; \
 	done
 
 $(VENV)/installed: EXTRA =

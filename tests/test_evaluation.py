@@ -102,7 +102,7 @@ def test_four_cores_share_the_work_and_the_cache_is_read_once(scheme: str) -> No
 
 
 SMALL = [name for name in catalog.accelerator_names() if len(catalog.load_accelerator(name).cores) < 40]
-"""What tests/test_machines.py does for the others takes long enough."""
+"""What tests/hardware/test_machines.py does for the others takes long enough."""
 
 
 @pytest.mark.parametrize("accelerator", SMALL)

@@ -11,10 +11,10 @@ from stream_mla.frontends.catalog import accelerator_names, model_names
 ROOT = Path(__file__).parents[1]
 LOAD_ALL = """
 import json
-from stream_mla import io
-models = [io.load_model(name).name for name in io.model_names()]
-accelerators = [io.load_accelerator(name).name for name in io.accelerator_names()]
-print(json.dumps([io.__file__, models, accelerators]))
+from stream_mla.frontends import catalog
+models = [catalog.load_model(name).name for name in catalog.model_names()]
+accelerators = [catalog.load_accelerator(name).name for name in catalog.accelerator_names()]
+print(json.dumps([catalog.__file__, models, accelerators]))
 """
 
 

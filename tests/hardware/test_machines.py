@@ -18,7 +18,7 @@ from stream_mla.solvers import tiling_search
 from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
 
-FOLDER = Path(__file__).parent.parent / "accelerators"
+FOLDER = Path(__file__).parents[2] / "accelerators"
 MANY_CORES = ("a100", "h100", "h200", "b200", "mi300x")
 """Above a hundred, where DeepSeek-V3 takes tens of seconds."""
 

@@ -20,7 +20,7 @@ from stream_mla.point import Point
 from stream_mla.results.outcome import Outcome
 from stream_mla.schedule.candidate import Candidate, Progress
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ("run", "deepseek_v3", "--accelerator", "flat_cloud", "--context", "256", "--time-limit", "0")
 KEYS = {
     *("model", "scheme", "accelerator", "context_tokens", "query_tokens", "batch", "latency_cycles", "latency_s"),
@@ -346,8 +346,8 @@ def python(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[
     "code",
     [
         "import stream_mla",
-        "import stream_mla.cli\ntry: stream_mla.cli.main(['--help'])\nexcept SystemExit: pass",
-        "import stream_mla.cli\ntry: stream_mla.cli.main(['run', '--help'])\nexcept SystemExit: pass",
+        "import stream_mla.cli.main\ntry: stream_mla.cli.main.main(['--help'])\nexcept SystemExit: pass",
+        "import stream_mla.cli.main\ntry: stream_mla.cli.main.main(['run', '--help'])\nexcept SystemExit: pass",
     ],
 )
 def test_heavy_libraries_load_only_when_used(code: str):

@@ -22,7 +22,7 @@ from stream_mla.solvers.improvement.right_shift import postponed, put_off
 from stream_mla.solvers.list_scheduling.list_scheduler import Forward
 from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
-from tests.test_oracle import Maker, instances, late, multicast, phased, plain
+from tests.solvers.cp_sat.test_oracle import Maker, instances, late, multicast, phased, plain
 
 
 def two_tiles() -> tuple[Problem, Schedule]:
@@ -129,7 +129,7 @@ def test_an_interrupt_leaves_the_best() -> None:
 
 def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     point = decode_point("deepseek_v2_lite", "mla_absorbed", "flat_cloud", 512, time_limit_s=3.0)
-    monkeypatch.setattr("stream_mla.hunt.MOST_ACTIVITIES", 100)
+    monkeypatch.setattr("stream_mla.solvers.optimizer.MOST_ACTIVITIES", 100)
     result = evaluate(point).result
     assert result.solver_status.endswith(" windows")
     assert result.scheduler == "windows"
@@ -138,12 +138,12 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stream_mla.schedulers.windows.solve_window", stop)
+    monkeypatch.setattr("stream_mla.solvers.improvement.large_neighbourhood.solve_window", stop)
     with pytest.raises(Interrupted) as caught:
         evaluate(point)
     assert caught.value.outcome.result.status is Status.INTERRUPTED
     assert caught.value.outcome.result.solver_status.endswith(", 0 gains in 1 windows")
-    monkeypatch.setattr("stream_mla.hunt.MOST_IN_WINDOWS", 100)
+    monkeypatch.setattr("stream_mla.solvers.optimizer.MOST_IN_WINDOWS", 100)
     assert evaluate(replace(point, time_limit_s=1e-3)).result.solver_status.startswith("skipped")
 
 

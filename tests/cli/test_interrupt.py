@@ -20,7 +20,7 @@ from stream_mla.results.result import Status
 from stream_mla.schedule.checker import violations
 from tests.helpers import decode_point
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 POINT = decode_point("deepseek_v2_lite", "mla_rc", "flat_cloud", 512)
 
 
@@ -60,7 +60,7 @@ def test_before_the_first_schedule_there_is_nothing_to_return(monkeypatch: pytes
     def stop(*_: object, easy: bool) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stream_mla.search.greedy", stop)
+    monkeypatch.setattr("stream_mla.solvers.tiling_search.greedy", stop)
     with pytest.raises(KeyboardInterrupt) as caught:
         evaluate(POINT)
     assert not isinstance(caught.value, Interrupted)

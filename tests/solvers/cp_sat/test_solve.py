@@ -1,4 +1,4 @@
-"""The contract of CP-SAT on tiny instances; tests/test_oracle.py compares its optima with an exhaustive search."""
+"""The contract of CP-SAT on tiny instances; test_oracle.py compares its optima with an exhaustive search."""
 
 import random
 from dataclasses import replace

@@ -14,8 +14,8 @@ from stream_mla.solvers.improvement.local_search import Improved
 from stream_mla.solvers.list_scheduling.list_scheduler import Forward
 from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
-from tests.test_oracle import Maker, instances, late, multicast, phased, plain
-from tests.test_windows import chains, two_tiles
+from tests.solvers.cp_sat.test_oracle import Maker, instances, late, multicast, phased, plain
+from tests.solvers.improvement.test_large_neighbourhood import chains, two_tiles
 
 
 def _climbed(
@@ -86,7 +86,7 @@ def test_an_interrupt_leaves_the_best() -> None:
 
 def test_schedules_too_large_for_the_solver_are_climbed(monkeypatch: pytest.MonkeyPatch) -> None:
     point = decode_point("deepseek_v2_lite", "mla_ru", "tpu_v7_ironwood", 1024, time_limit_s=3.0)
-    monkeypatch.setattr("stream_mla.hunt.MOST_IN_WINDOWS", 100)
+    monkeypatch.setattr("stream_mla.solvers.optimizer.MOST_IN_WINDOWS", 100)
     lines: list[str] = []
     result = evaluate(point, lines.append).result
     assert result.scheduler == "climbing"
