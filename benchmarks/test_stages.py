@@ -14,7 +14,7 @@ import pytest
 
 from stream_mla.frontends import catalog
 from stream_mla.hardware.core_cost import Objective
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.schedule.bounds.schedule_bounds import bounds
@@ -57,9 +57,9 @@ def test_stages_of_decode_at_4096(
     work = Workload(model=shape, batch=1, query_tokens=1, cached_tokens=4096, precision=shape.precision)
     clock = Clock()
     graph = clock.time("lower", lambda: lower(work, scheme))
-    tiling = clock.time("plan", lambda: next(iter(plans(graph, machine, {}, POLICIES["free"]))))
-    cut = clock.time("tile", lambda: tile(graph, tiling))
-    problem = clock.time("price", lambda: price(cut, machine, Objective.LATENCY))
+    tiling = clock.time("plan", lambda: next(iter(candidate_tilings(graph, machine, {}, POLICIES["free"]))))
+    tile_graph = clock.time("tile", lambda: tile(graph, tiling))
+    problem = clock.time("price", lambda: price(tile_graph, machine, Objective.LATENCY))
     limits = clock.time("bounds", lambda: bounds(problem))
     schedule = clock.time("greedy", lambda: greedy(problem))
     broken = clock.time("check", lambda: violations(problem, schedule))
@@ -70,6 +70,8 @@ def test_stages_of_decode_at_4096(
     assert again.latency_cycles - limits.lower_bound_cycles <= most * again.latency_cycles
     total = sum(clock.seconds.values())
     shares = "  ".join(f"{stage} {seconds / total:4.0%}" for stage, seconds in clock.seconds.items())
-    per_step = total / (len(schedule.runs) + len(schedule.moves)) * 1e6
+    per_step = total / (len(schedule.runs) + len(schedule.transfers)) * 1e6
     with capsys.disabled():
-        print(f"\n{scheme} on {accelerator}, {len(cut.tiles)} tiles: {shares}; {per_step:.0f} us per tile and move")
+        print(
+            f"\n{scheme} on {accelerator}, {len(tile_graph.tiles)} tiles: {shares}; {per_step:.0f} us per tile and move"
+        )

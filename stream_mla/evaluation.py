@@ -9,16 +9,16 @@ from dataclasses import replace
 from stream_mla.errors import TooManyTilesError
 from stream_mla.mapping.requirements import require
 from stream_mla.point import Point
-from stream_mla.results.outcome import Interrupted, Outcome, PassOutcome
-from stream_mla.results.segment_totals import combined
+from stream_mla.results.outcome import Interrupted, Outcome, SegmentOutcome
+from stream_mla.results.segment_totals import segment_totals
 from stream_mla.results.summary import summarise
 from stream_mla.schedule.candidate import Candidate, Progress
-from stream_mla.solvers.energy_mappings import Pool
-from stream_mla.solvers.optimizer import Hunt
-from stream_mla.solvers.tiling_search import promised_tiles
+from stream_mla.solvers.energy_mappings import MappingPool
+from stream_mla.solvers.optimizer import Optimizer
+from stream_mla.solvers.tiling_search import best_first_tile_count
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
-from stream_mla.workload.segments import passes, stretches, whole
+from stream_mla.workload.segments import segments, stages_of, whole
 
 PASS_TILES = 150_000
 """About as many tiles has a pass: it is scheduled within a minute, and what its start and end cost is little."""
@@ -41,7 +41,7 @@ def evaluate_graph(
     One with too many tiles for that is scheduled in passes: without `starts`, and not under a latency cap.
     """
     try:
-        return evaluate_in(Pool(point, graph, progress), point, graph, progress, starts)
+        return evaluate_in(MappingPool(point, graph, progress), point, graph, progress, starts)
     except TooManyTilesError:
         if point.latency_cap_cycles is not None:
             raise
@@ -53,24 +53,24 @@ def _in_passes(point: Point, graph: OperatorGraph, progress: Progress) -> Outcom
     """Schedule a layer pass by pass; the passes share the solver's time."""
     parts = [
         part
-        for stretch in stretches(graph)
-        for part in passes(graph, stretch, -(-promised_tiles(point, whole(graph, stretch)) // PASS_TILES))
+        for stage in stages_of(graph)
+        for part in segments(graph, stage, -(-best_first_tile_count(point, whole(graph, stage)) // PASS_TILES))
     ]
     share = replace(point, time_limit_s=point.time_limit_s / len(parts))
-    done: list[PassOutcome] = []
+    done: list[SegmentOutcome] = []
     interrupted = False
     for number, part in enumerate(parts, start=1):
         name = f"pass {number} of {len(parts)} (runs {part.times} x), "
         try:
-            outcome = evaluate_in(Pool(share, part.graph, progress), share, part.graph, _named(name, progress))
+            outcome = evaluate_in(MappingPool(share, part.graph, progress), share, part.graph, _named(name, progress))
         except Interrupted as interrupt:
             if number < len(parts):
                 raise KeyboardInterrupt from None  # no schedule of the whole
             outcome, interrupted = interrupt.outcome, True
-        done.append(PassOutcome(part=part, outcome=outcome))
+        done.append(SegmentOutcome(part=part, outcome=outcome))
     longest = max(done, key=lambda entry: entry.part.times * entry.outcome.result.latency_cycles)
-    result = combined(point, graph, [(entry.part, entry.outcome.result) for entry in done])
-    found = Outcome(result=result, best=longest.outcome.best, passes=tuple(done))
+    result = segment_totals(point, graph, [(entry.part, entry.outcome.result) for entry in done])
+    found = Outcome(result=result, best=longest.outcome.best, segments=tuple(done))
     if interrupted:
         raise Interrupted(found)
     return found
@@ -81,22 +81,22 @@ def _named(name: str, progress: Progress) -> Progress:
 
 
 def evaluate_in(
-    pool: Pool, point: Point, graph: OperatorGraph, progress: Progress, starts: Sequence[Candidate] = ()
+    pool: MappingPool, point: Point, graph: OperatorGraph, progress: Progress, starts: Sequence[Candidate] = ()
 ) -> Outcome:
     """Schedule a graph whose tilings a pool keeps, for several points that differ in what is minimised."""
     require(graph, point.accelerator)
-    hunt = Hunt(point, graph, progress)
+    optimizer = Optimizer(point, graph, progress)
     try:
-        hunt.run(pool, starts)
+        optimizer.run(pool, starts)
     except KeyboardInterrupt:
-        if hunt.best is None:
+        if optimizer.best is None:
             raise
         progress("interrupted: checking the best schedule found")
-        raise Interrupted(_outcome(point, graph, hunt, interrupted=True)) from None
-    return _outcome(point, graph, hunt, interrupted=False)
+        raise Interrupted(_outcome(point, graph, optimizer, interrupted=True)) from None
+    return _outcome(point, graph, optimizer, interrupted=False)
 
 
-def _outcome(point: Point, graph: OperatorGraph, hunt: Hunt, *, interrupted: bool) -> Outcome:
+def _outcome(point: Point, graph: OperatorGraph, optimizer: Optimizer, *, interrupted: bool) -> Outcome:
     """Return the best schedule that a search found, checked, with its result."""
-    best, story = hunt.settle(interrupted=interrupted)
+    best, story = optimizer.settle(interrupted=interrupted)
     return Outcome(result=summarise(point, graph, best, story), best=best)

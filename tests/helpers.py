@@ -34,8 +34,8 @@ from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
 from stream_mla.schedule.activities import activities
 from stream_mla.schedule.problem import Problem, price
-from stream_mla.schedule.schedule import Held, Move, Schedule
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.schedule.schedule import Residency, Schedule, Transfer
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import CONTRACTIONS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
 from stream_mla.workload.spec import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
@@ -121,7 +121,7 @@ def block(
     spilled: bool = False,
     stored: bool = False,
     shared: bool = False,
-    late: bool = False,
+    single_buffered: bool = False,
     held_bits: int | None = None,
 ) -> Block:
     """A weight (born in DRAM), a spilled or stored result, or, with no flag, a block that stays on chip."""
@@ -135,7 +135,7 @@ def block(
         via_dram=weight or spilled,
         stored=spilled or stored,
         shared=shared,
-        late=late,
+        single_buffered=single_buffered,
     )
 
 
@@ -148,7 +148,7 @@ class Step:
     writes: str
     cycles: int
     vector: bool = False
-    cluster: int | None = None
+    group: int | None = None
     """As given, else the chain."""
     phase: int = 0
 
@@ -174,7 +174,7 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
                 last=step.writes not in [other.writes for other in steps[number + 1 :]],
                 reads=tuple(numbers[name] for name in step.reads),
                 writes=(numbers[step.writes],),
-                cluster=chains[step.writes] if step.cluster is None else step.cluster,
+                group=chains[step.writes] if step.group is None else step.group,
                 work=_ONE_OPERATION if step.vector else _ONE_MAC,
                 phase=step.phase,
             )
@@ -184,7 +184,7 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
         predecessors.append(tuple(sorted({maker[numbers[name]] for name in step.reads} - {-1} | set(earlier[-1:]))))
         if tiles[-1].last:
             maker[numbers[step.writes]] = number
-    cut = TileGraph(
+    tile_graph = TileGraph(
         graph=OperatorGraph(scheme="hand", extents={}, tensors={}, operators=(), partial_bits=32, local=frozenset()),
         tiling=uncut(),
         tiles=tuple(tiles),
@@ -196,7 +196,7 @@ def hand_problem(accelerator: Accelerator, blocks: Sequence[Block], steps: Seque
     )
     resources, routes = find_routes(accelerator)
     return Problem(
-        cut=cut,
+        tile_graph=tile_graph,
         accelerator=accelerator,
         objective=Objective.LATENCY,
         costs=tuple(costs),
@@ -217,28 +217,28 @@ def with_last(problem: Problem, *names: str) -> Problem:
         return Operator(name=name, kind=Kind.EINSUM, inputs=inputs, outputs=(Operand(name, ("q", "e"), (0, 0)),))
 
     graph = replace(
-        problem.cut.graph,
+        problem.tile_graph.graph,
         extents={"q": 2, "d": 2, "e": 2},
         tensors={tensor.name: tensor for tensor in tensors},
         operators=(product("mid", "in"), *(product(name, "mid") for name in names)),
     )
-    tiling = replace(problem.cut.tiling, early=frozenset({"mid", *names}))
-    return replace(problem, cut=replace(problem.cut, graph=graph, tiling=tiling))
+    tiling = replace(problem.tile_graph.tiling, eager=frozenset({"mid", *names}))
+    return replace(problem, tile_graph=replace(problem.tile_graph, graph=graph, tiling=tiling))
 
 
 def forward(problem: Problem, *cores: int) -> Schedule:
     """Run the tiles in their order, with the clusters on these cores; all on the first where none is given."""
-    return Forward(problem, activities(problem, cores or [0] * len(problem.cluster_tiles))).run()
+    return ListScheduler(problem, activities(problem, cores or [0] * len(problem.group_tiles))).run()
 
 
-def move(number: int, source: int, target: int, start: int, end: int) -> Move:
+def transfer(number: int, source: int, target: int, start: int, end: int) -> Transfer:
     """A move of a block over a route without latency."""
-    return Move(block=number, source=source, target=target, start=start, end=end, arrival=end)
+    return Transfer(block=number, source=source, target=target, start=start, end=end, arrival=end)
 
 
-def held(number: int, core: int, bits: int, start: int, end: int) -> Held:
+def held(number: int, core: int, bits: int, start: int, end: int) -> Residency:
     """A block in the memory of a core."""
-    return Held(block=number, core=core, bits=bits, start=start, end=end)
+    return Residency(block=number, core=core, bits=bits, start=start, end=end)
 
 
 _ONE_MAC = Gemm(batch=1, m=1, n=1, k=1, a_bits=8, b_bits=8, out_bits=8, accumulates=False)
@@ -357,8 +357,8 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
     sends every activation through DRAM (for machines whose cores are not joined).
     """
     products = [operator.name for operator in graph.operators if can_spread(graph, operator)]
-    row_parts = {name: draw(st.integers(2, 3)) for name in draw(st.sets(st.sampled_from(products), max_size=3))}
-    parted = spread(graph, row_parts)
+    k_splits = {name: draw(st.integers(2, 3)) for name in draw(st.sets(st.sampled_from(products), max_size=3))}
+    parted = spread(graph, k_splits)
     sizes: dict[str, dict[str, int]] = {}
     for operator in parted.operators:
         chosen = draw(st.lists(st.sampled_from(operator.cuttable), max_size=3, unique=True))
@@ -381,10 +381,12 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
         spilled=spilled,
         shared=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))),
         local=local,
-        early=frozenset(draw(st.sets(st.sampled_from([o.name for o in graph.operators if o.kind in CONTRACTIONS])))),
-        late=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))) if draw(st.booleans()) else frozenset(),
+        eager=frozenset(draw(st.sets(st.sampled_from([o.name for o in graph.operators if o.kind in CONTRACTIONS])))),
+        single_buffered=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors)))))
+        if draw(st.booleans())
+        else frozenset(),
         phases=draw(_phases(graph)) if draw(st.booleans()) else {},
-        row_parts=row_parts,
+        k_splits=k_splits,
     )
 
 

@@ -143,7 +143,7 @@ def tiny_problem(rng: random.Random) -> Problem:
                 last=True,
                 reads=tuple(reads),
                 writes=writes,
-                cluster=chain,
+                group=chain,
                 work=work,
             )
         )
@@ -160,7 +160,7 @@ def assemble(rng: random.Random, tiles: list[Tile], blocks: list[Block], maker: 
     users = tuple(tuple(n for n, tile in enumerate(tiles) if b in tile.reads) for b in range(len(blocks)))
     tiling = Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=frozenset())
     graph = OperatorGraph(scheme="test", extents={}, tensors={}, operators=(), partial_bits=32, local=frozenset())
-    cut = TileGraph(
+    tile_graph = TileGraph(
         graph=graph,
         tiling=tiling,
         tiles=tuple(tiles),
@@ -175,7 +175,7 @@ def assemble(rng: random.Random, tiles: list[Tile], blocks: list[Block], maker: 
     resources, routes = find_routes(accelerator)
     costs = tuple({"a": cost(rng.randint(1, 6)), "b": cost(rng.randint(1, 6))} for _ in tiles)
     return Problem(
-        cut=cut,
+        tile_graph=tile_graph,
         accelerator=accelerator,
         objective=Objective.LATENCY,
         costs=costs,
@@ -198,18 +198,18 @@ class Oracle:
     start: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
 
     def search(self) -> int:
-        tiles = [("run", n) for n in range(len(self.problem.cut.tiles))]
-        moves = [("move", n) for n in range(len(self.acts.moves))]
-        self.core = [self.acts.core_of_cluster[tile.cluster] for tile in self.problem.cut.tiles]
+        tiles = [("run", n) for n in range(len(self.problem.tile_graph.tiles))]
+        transfers = [("move", n) for n in range(len(self.acts.transfers))]
+        self.core = [self.acts.core_of_group[tile.group] for tile in self.problem.tile_graph.tiles]
         self.makers = {c: n for n, writes in enumerate(self.acts.writes) for c in writes}
         self.openers: dict[int, tuple[str, int]] = {}
         for n, writes in enumerate(self.acts.writes):
             for c in writes:
                 self.openers.setdefault(c, ("run", n))
-        for n, move in enumerate(self.acts.moves):
-            for copy in (move.target, *move.also) if move.target != OFF_CHIP else ():
-                self.openers[copy] = ("move", n)
-        self._extend([*tiles, *moves], 0, 0)
+        for n, transfer in enumerate(self.acts.transfers):
+            for residency in (transfer.target, *transfer.also) if transfer.target != OFF_CHIP else ():
+                self.openers[residency] = ("move", n)
+        self._extend([*tiles, *transfers], 0, 0)
         return self.best
 
     def _ends(self, step: tuple[str, int]) -> tuple[int, int]:
@@ -218,27 +218,30 @@ class Oracle:
         if kind == "run":
             end = self.start[step] + self.problem.cost(number, self.core[number]).cycles
             return end, end
-        move = self.acts.moves[number]
-        end = self.start[step] + move.cycles
-        return end, end + move.route.latency_cycles
+        transfer = self.acts.transfers[number]
+        end = self.start[step] + transfer.cycles
+        return end, end + transfer.route.latency_cycles
 
     def _phase(self, step: tuple[str, int]) -> int:
         """Of a run its own, of a load that of the first run that needs it; other moves are in the first."""
-        tiles = self.problem.cut.tiles
+        tiles = self.problem.tile_graph.tiles
         if step[0] == "run":
             return tiles[step[1]].phase
-        move = self.acts.moves[step[1]]
-        copies = (move.target, *move.also) if move.source == OFF_CHIP else ()
-        return min((tiles[user].phase for copy in copies for user in self.acts.copies[copy].users), default=0)
+        transfer = self.acts.transfers[step[1]]
+        residencies = (transfer.target, *transfer.also) if transfer.source == OFF_CHIP else ()
+        return min(
+            (tiles[user].phase for residency in residencies for user in self.acts.residencies[residency].users),
+            default=0,
+        )
 
     def _stops(self, step: tuple[str, int]) -> set[int]:
         """Cores whose arrays a late load stops."""
         if step[0] == "run":
             return set()
-        move = self.acts.moves[step[1]]
-        if move.source != OFF_CHIP or not self.problem.cut.blocks[move.block].late:
+        transfer = self.acts.transfers[step[1]]
+        if transfer.source != OFF_CHIP or not self.problem.tile_graph.blocks[transfer.block].single_buffered:
             return set()
-        return {self.acts.copies[copy].core for copy in (move.target, *move.also)}
+        return {self.acts.residencies[residency].core for residency in (transfer.target, *transfer.also)}
 
     def _array(self, step: tuple[str, int]) -> set[int]:
         """The core whose array a run takes."""
@@ -247,35 +250,37 @@ class Oracle:
 
     def _before(self, step: tuple[str, int]) -> list[tuple[str, int]]:
         phase = self._phase(step)
-        earlier = [("run", n) for n, tile in enumerate(self.problem.cut.tiles) if tile.phase < phase]
+        earlier = [("run", n) for n, tile in enumerate(self.problem.tile_graph.tiles) if tile.phase < phase]
         return [*earlier, *self._data_before(step)]
 
     def _data_before(self, step: tuple[str, int]) -> list[tuple[str, int]]:
         kind, number = step
         if kind == "move":
-            move = self.acts.moves[number]
-            if move.source != OFF_CHIP:
-                return [("run", self.makers[move.source])]
-            return [("move", move.after_store)] if move.after_store >= 0 else []
+            transfer = self.acts.transfers[number]
+            if transfer.source != OFF_CHIP:
+                return [("run", self.makers[transfer.source])]
+            return [("move", transfer.after_store)] if transfer.after_store >= 0 else []
         before = [
-            ("move", self.acts.copies[c].brought_by) if self.acts.copies[c].brought_by >= 0 else ("run", self.makers[c])
+            ("move", self.acts.residencies[c].brought_by)
+            if self.acts.residencies[c].brought_by >= 0
+            else ("run", self.makers[c])
             for c in self.acts.reads[number]
         ]
-        tile = self.problem.cut.tiles[number]
+        tile = self.problem.tile_graph.tiles[number]
         return [*before, *([("run", number - 1)] if tile.step else [])]
 
-    def _released(self, copy: int) -> int:
+    def _released(self, residency: int) -> int:
         """When a copy is given up; far away while some of its uses have not started."""
-        info = self.acts.copies[copy]
-        uses = [("run", n) for n in info.users] + [("run", n) for n, w in enumerate(self.acts.writes) if copy in w]
-        moves = [("move", n) for n in info.moves_out]
-        if any(step not in self.start for step in (*uses, *moves)):
+        info = self.acts.residencies[residency]
+        uses = [("run", n) for n in info.users] + [("run", n) for n, w in enumerate(self.acts.writes) if residency in w]
+        transfers = [("move", n) for n in info.transfers_out]
+        if any(step not in self.start for step in (*uses, *transfers)):
             return 1 << 60
         filled = [self._ends(("move", info.brought_by))[1]] if info.brought_by >= 0 else []
         return (
-            max(self._ends(step)[0] for step in (*uses, *moves))
+            max(self._ends(step)[0] for step in (*uses, *transfers))
             if not filled
-            else max(*filled, *(self._ends(step)[0] for step in (*uses, *moves)))
+            else max(*filled, *(self._ends(step)[0] for step in (*uses, *transfers)))
         )
 
     def _fits(self, step: tuple[str, int], now: int) -> bool:
@@ -288,15 +293,15 @@ class Oracle:
             if any(o[0] == "run" and self.problem.unit(o[1], self.core[o[1]]) == unit for o in running):
                 return False
         else:
-            for resource in self.acts.moves[number].route.resources:
-                flows = [self.acts.moves[o[1]].route for o in running if o[0] == "move"]
+            for resource in self.acts.transfers[number].route.resources:
+                flows = [self.acts.transfers[o[1]].route for o in running if o[0] == "move"]
                 used = sum(route.demand for route in flows if resource in route.resources)
-                if used + self.acts.moves[number].route.demand > self.problem.resources[resource].capacity:
+                if used + self.acts.transfers[number].route.demand > self.problem.resources[resource].capacity:
                     return False
         for core in range(len(self.problem.cores)):
             held = [c for c, opener in self.openers.items() if opener in self.start and self._released(c) > now]
             new = [c for c, opener in self.openers.items() if opener == step]
-            bits = sum(self.acts.copies[c].bits for c in {*held, *new} if self.acts.copies[c].core == core)
+            bits = sum(self.acts.residencies[c].bits for c in {*held, *new} if self.acts.residencies[c].core == core)
             if bits > self.problem.cores[core].type.sram.capacity:
                 return False
         return True
@@ -341,17 +346,19 @@ def exhaustive(
 
 def with_late_loads(problem: Problem, rng: random.Random) -> Problem:
     """Make the loads of about two thirds of the blocks late."""
-    blocks = tuple(replace(block, late=block.via_dram and rng.random() < 0.67) for block in problem.cut.blocks)
-    return replace(problem, cut=replace(problem.cut, blocks=blocks))
+    blocks = tuple(
+        replace(block, single_buffered=block.via_dram and rng.random() < 0.67) for block in problem.tile_graph.blocks
+    )
+    return replace(problem, tile_graph=replace(problem.tile_graph, blocks=blocks))
 
 
 def with_phases(problem: Problem, rng: random.Random) -> Problem:
     """Begin a phase with about every other chain."""
     tiles: list[Tile] = []
-    for tile in problem.cut.tiles:
+    for tile in problem.tile_graph.tiles:
         phase = tiles[-1].phase if tiles else 0
         tiles.append(replace(tile, phase=phase + (bool(tiles) and tile.step == 0 and rng.random() < 0.5)))
-    return replace(problem, cut=replace(problem.cut, tiles=tuple(tiles)))
+    return replace(problem, tile_graph=replace(problem.tile_graph, tiles=tuple(tiles)))
 
 
 def with_multicast(problem: Problem) -> Problem:
@@ -361,12 +368,12 @@ def with_multicast(problem: Problem) -> Problem:
         for link in problem.accelerator.links
     )
     accelerator = replace(problem.accelerator, links=links)
-    blocks = tuple(replace(block, shared=block.via_dram) for block in problem.cut.blocks)
+    blocks = tuple(replace(block, shared=block.via_dram) for block in problem.tile_graph.blocks)
     resources, routes = find_routes(accelerator)
     return replace(
         problem,
         accelerator=accelerator,
-        cut=replace(problem.cut, blocks=blocks),
+        tile_graph=replace(problem.tile_graph, blocks=blocks),
         resources=resources,
         routes=routes,
     )

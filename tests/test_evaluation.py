@@ -85,13 +85,13 @@ def test_four_cores_share_the_work_and_the_cache_is_read_once(scheme: str) -> No
     assert ran == {"core[0]", "core[1]", "core[2]", "core[3]", "simd"}
     assert violations(outcome.problem, outcome.schedule) == []
     assert outcome.result.gap < 0.01
-    cut = outcome.problem.cut
+    tile_graph = outcome.problem.tile_graph
     read = sum(
-        cut.blocks[move.block].bits
-        for move in outcome.schedule.moves
-        if move.source == OFF_CHIP and cut.blocks[move.block].tensor == "kv_cache"
+        tile_graph.blocks[move.block].bits
+        for move in outcome.schedule.transfers
+        if move.source == OFF_CHIP and tile_graph.blocks[move.block].tensor == "kv_cache"
     )
-    cache = cut.graph.tensors["kv_cache"].bits
+    cache = tile_graph.graph.tensors["kv_cache"].bits
     assert read == cache
     # above the minimum is only the input, 14,336 B, that each core may fetch for itself
     result = outcome.result

@@ -37,14 +37,14 @@ from tests.helpers import (
 
 
 def _dram_bits(problem: Problem, schedule: Schedule) -> int:
-    return sum(problem.cut.blocks[m.block].bits for m in schedule.moves if OFF_CHIP in (m.source, m.target))
+    return sum(problem.tile_graph.blocks[m.block].bits for m in schedule.transfers if OFF_CHIP in (m.source, m.target))
 
 
 @given(problems())
 @settings(max_examples=60, deadline=None)
 def test_no_schedule_beats_peak_or_bandwidth(problem: Problem) -> None:
     """Counted from the graph, not from the tiles: 4 MACs per cycle and array, every DRAM bit at least once."""
-    graph = problem.cut.graph
+    graph = problem.tile_graph.graph
     latency = replay(problem, greedy(problem)).latency_cycles
     peak = 4 * len(list(problem.accelerator.array_cores()))
 
@@ -59,7 +59,7 @@ def test_something_is_always_under_way(problem: Problem) -> None:
     schedule = greedy(problem)
 
     work = sum(run.end - run.start for run in schedule.runs)
-    assert schedule.latency_cycles <= work + sum(move.arrival - move.start for move in schedule.moves)
+    assert schedule.latency_cycles <= work + sum(move.arrival - move.start for move in schedule.transfers)
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 300)), min_size=1, max_size=6), st.integers(0, 9))
@@ -156,7 +156,7 @@ def _at_clock(accelerator: Accelerator, factor: int) -> Accelerator:
 @settings(max_examples=40, deadline=None)
 def test_a_faster_clock_with_as_much_faster_memories_changes_no_cycle(problem: Problem, factor: int) -> None:
     faster = small_problem(
-        problem.cut.graph, problem.cut.tiling, _at_clock(problem.accelerator, factor), problem.objective
+        problem.tile_graph.graph, problem.tile_graph.tiling, _at_clock(problem.accelerator, factor), problem.objective
     )
 
     assert greedy(faster) == greedy(problem)
@@ -167,8 +167,8 @@ def test_a_faster_clock_with_as_much_faster_memories_changes_no_cycle(problem: P
 def test_energy_is_the_sum_of_what_was_done(problem: Problem) -> None:
     schedule = greedy(problem)
     total = [problem.cost(run.tile, run.core).energy_pj for run in schedule.runs]
-    for move in schedule.moves:
-        bits = problem.cut.blocks[move.block].bits
+    for move in schedule.transfers:
+        bits = problem.tile_graph.blocks[move.block].bits
         route = route_of(problem, schedule, move)
         assert route is not None
         # every SRAM of these machines reads for 1 and writes for 2 pJ/bit, the DRAM for 8 and 4
@@ -179,7 +179,7 @@ def test_energy_is_the_sum_of_what_was_done(problem: Problem) -> None:
 
     assert list(parts) == ["mac", "registers", "vector", "sram", "links", "dram"]
     assert isclose(fsum(parts.values()), fsum(total), rel_tol=1e-12)
-    assert parts["mac"] == 0.5 * problem.cut.graph.total_macs
+    assert parts["mac"] == 0.5 * problem.tile_graph.graph.total_macs
     assert energy_parts_pj(problem, replay(problem, schedule)) == parts
 
 
@@ -196,11 +196,11 @@ def test_spilling_costs_just_what_goes_out_and_comes_back(layer: tuple[OperatorG
     accelerator = machine(*[core_type()] * cores)
     spilled = small_problem(graph, tiling, accelerator)
     fused = small_problem(graph, replace(tiling, spilled=frozenset()), accelerator)
-    cut = spilled.cut
+    tile_graph = spilled.tile_graph
     extra = 0
-    for number, entry in enumerate(cut.blocks):
+    for number, entry in enumerate(tile_graph.blocks):
         if entry.tensor in tiling.spilled:
-            readers = {cut.tiles[user].cluster for user in cut.users[number]}
+            readers = {tile_graph.tiles[user].group for user in tile_graph.users[number]}
             extra += entry.bits * (1 + len(readers))
 
     more, less = _dram_bits(spilled, greedy(spilled)), _dram_bits(fused, greedy(fused))

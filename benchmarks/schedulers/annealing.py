@@ -31,24 +31,24 @@ class _Walk:
         self.keys = [0.0] * len(order)
         for position, tile in enumerate(order):
             self.keys[tile] = float(position)
-        self.movable = [cluster for cluster, able in enumerate(problem.candidates) if len(able) > 1]
+        self.movable = [group for group, able in enumerate(problem.candidates) if len(able) > 1]
 
     def step(self) -> tuple[list[int], list[float]]:
         """Return changed cores and priorities."""
         cores, keys = list(self.cores), list(self.keys)
         kind = self.random.random()
         if self.movable and kind < 0.4:
-            cluster = self.random.choice(self.movable)
-            cores[cluster] = self.random.choice(self.problem.candidates[cluster])
+            group = self.random.choice(self.movable)
+            cores[group] = self.random.choice(self.problem.candidates[group])
         elif self.movable and kind < 0.6:
             one, two = self.random.choice(self.movable), self.random.choice(self.movable)
             if cores[two] in self.problem.candidates[one] and cores[one] in self.problem.candidates[two]:
                 cores[one], cores[two] = cores[two], cores[one]
         else:
-            one, two = (self.random.randrange(len(self.problem.cluster_tiles)) for _ in range(2))
-            shift = min(keys[tile] for tile in self.problem.cluster_tiles[two])
-            shift -= min(keys[tile] for tile in self.problem.cluster_tiles[one]) + 0.5
-            for tile in self.problem.cluster_tiles[one]:
+            one, two = (self.random.randrange(len(self.problem.group_tiles)) for _ in range(2))
+            shift = min(keys[tile] for tile in self.problem.group_tiles[two])
+            shift -= min(keys[tile] for tile in self.problem.group_tiles[one]) + 0.5
+            for tile in self.problem.group_tiles[one]:
                 keys[tile] += shift
         return cores, keys
 

@@ -33,7 +33,7 @@ class Placed:
 
 def heft(problem: Problem) -> tuple[Schedule, Placed, str]:
     """Return a valid schedule, the decisions behind it, and what they are."""
-    by_rank, in_order = tuple(rank_order(problem)), tuple(range(len(problem.cut.tiles)))
+    by_rank, in_order = tuple(rank_order(problem)), tuple(range(len(problem.tile_graph.tiles)))
     ways = (
         ("rank", lambda: placement(problem, by_rank), by_rank),
         ("tile order, cores of the ranks", lambda: placement(problem, by_rank), in_order),

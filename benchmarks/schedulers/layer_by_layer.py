@@ -75,26 +75,26 @@ def fixed_tiling(graph: OperatorGraph, machine: Accelerator, share: float) -> Ti
     )
 
 
-def _apart(cut: TileGraph) -> TileGraph:
+def _apart(tile_graph: TileGraph) -> TileGraph:
     """Let every chain have a core, and loads, of its own: no operator hands anything to the next but through DRAM."""
     numbers: dict[int, int] = {}
-    tiles = tuple(replace(entry, cluster=numbers.setdefault(entry.chain, len(numbers))) for entry in cut.tiles)
-    return replace(cut, tiles=tiles)
+    tiles = tuple(replace(entry, group=numbers.setdefault(entry.chain, len(numbers))) for entry in tile_graph.tiles)
+    return replace(tile_graph, tiles=tiles)
 
 
 def fixed_cores(problem: Problem) -> tuple[int, ...]:
     """Spread the clusters of each operator evenly, in order."""
     first: dict[int, str] = {}
-    for entry in problem.cut.tiles:
-        first.setdefault(entry.cluster, entry.operator)
-    groups: dict[str, list[int]] = {}
-    for cluster, operator in first.items():
-        groups.setdefault(operator, []).append(cluster)
-    cores = [0] * len(problem.cluster_tiles)
-    for clusters in groups.values():
-        for position, cluster in enumerate(clusters):
-            able: Sequence[int] = problem.candidates[cluster]
-            cores[cluster] = able[position * len(able) // len(clusters)]
+    for entry in problem.tile_graph.tiles:
+        first.setdefault(entry.group, entry.operator)
+    of_operator: dict[str, list[int]] = {}
+    for group, operator in first.items():
+        of_operator.setdefault(operator, []).append(group)
+    cores = [0] * len(problem.group_tiles)
+    for groups in of_operator.values():
+        for position, group in enumerate(groups):
+            able: Sequence[int] = problem.candidates[group]
+            cores[group] = able[position * len(able) // len(groups)]
     return tuple(cores)
 
 
@@ -104,7 +104,7 @@ def layer_by_layer(graph: OperatorGraph, machine: Accelerator) -> tuple[Problem,
     while tile_count(graph, tiling := fixed_tiling(graph, machine, share)) <= MOST_TILES and share > 1 / 256:
         problem = price(_apart(tile(graph, tiling)), machine, Objective.LATENCY)
         try:
-            return problem, scheduled(problem, fixed_cores(problem), range(len(problem.cut.tiles)))
+            return problem, scheduled(problem, fixed_cores(problem), range(len(problem.tile_graph.tiles)))
         except (InfeasibleError, NoScheduleError) as error:
             share, why = share / 2, str(error)
     raise NoScheduleError(f"layer by layer: {why}")

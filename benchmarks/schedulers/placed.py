@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from stream_mla.schedule.activities import activities
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 
 
 def scheduled(problem: Problem, cores: Sequence[int], order: Sequence[int]) -> Schedule:
     """Run clusters on `cores` with priorities in this order; NoScheduleError where memory does not hold the order."""
-    return Forward(problem, activities(problem, cores), order).run()
+    return ListScheduler(problem, activities(problem, cores), order).run()

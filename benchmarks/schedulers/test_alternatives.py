@@ -15,7 +15,7 @@ from stream_mla.hardware.accelerator import OperandPrecision
 from stream_mla.schedule.bounds.schedule_bounds import bounds
 from stream_mla.schedule.problem import Problem
 from stream_mla.solvers.list_scheduling.greedy import greedy
-from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.list_scheduling.multi_start import multi_start
 from stream_mla.solvers.placement.priorities import in_precedence, rank_order, upward_ranks
 from stream_mla.workload.lowering.attention import lower
 from tests.helpers import (
@@ -82,15 +82,15 @@ def example() -> Problem:
         for task in range(1, 11)
     ]
     problem = hand_problem(machine(*types, links=wires, bandwidth=1), blocks, steps)
-    cut = problem.cut
-    tiles = tuple(replace(entry, writes=tuple(made)) for entry, made in zip(cut.tiles, ends, strict=True))
+    tile_graph = problem.tile_graph
+    tiles = tuple(replace(entry, writes=tuple(made)) for entry, made in zip(tile_graph.tiles, ends, strict=True))
     maker = tuple(next(n for n, made in enumerate(ends) if number in made) for number in range(16))
     before = tuple(tuple(sorted(maker[b] for b in entry.reads)) for entry in tiles)
     costs = tuple(
         {name: replace(cost, cycles=cycles) for (name, cost), cycles in zip(found.items(), given, strict=True)}
         for found, given in zip(problem.costs, CYCLES, strict=True)
     )
-    return replace(problem, cut=replace(cut, tiles=tiles, maker=maker, predecessors=before), costs=costs)
+    return replace(problem, tile_graph=replace(tile_graph, tiles=tiles, maker=maker, predecessors=before), costs=costs)
 
 
 def test_upward_ranks_are_those_of_the_paper() -> None:
@@ -112,7 +112,7 @@ def test_heft_of_the_example_of_the_paper() -> None:
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_ours_is_never_worse_than_heft(problem: Problem) -> None:
     """What HEFT finds is among the variants, or equals what greedy or a variant does."""
-    ours = min(greedy(problem).latency_cycles, *(schedule.latency_cycles for schedule in variants(problem)))
+    ours = min(greedy(problem).latency_cycles, *(schedule.latency_cycles for schedule in multi_start(problem)))
     schedule, _, _ = heft(problem)
     assert ours <= schedule.latency_cycles
 
@@ -120,7 +120,7 @@ def test_ours_is_never_worse_than_heft(problem: Problem) -> None:
 @given(problem=problems())
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_every_alternative_is_valid_and_not_below_the_bound(problem: Problem) -> None:
-    order = range(len(problem.cut.tiles))
+    order = range(len(problem.tile_graph.tiles))
     assert in_precedence(problem, order) == list(order)
     limit = bounds(problem).lower_bound_cycles
     schedule, _, _ = heft(problem)
@@ -136,13 +136,15 @@ def test_layers_follow_each_other(scheme: str) -> None:
     problem, schedule = layer_by_layer(graph, machine(kind, kind))
     checked(problem, schedule)
     times = {
-        name: [run for run in schedule.runs if problem.cut.tiles[run.tile].operator == name]
+        name: [run for run in schedule.runs if problem.tile_graph.tiles[run.tile].operator == name]
         for name in (operator.name for operator in graph.operators)
     }
     ends = [max(run.end for run in runs) for runs in times.values()]
     starts = [min(run.start for run in runs) for runs in times.values()]
     assert all(start >= end for start, end in zip(starts[1:], ends, strict=False))
-    assert all(info.via_dram for number, info in enumerate(problem.cut.blocks) if problem.cut.users[number])
+    assert all(
+        info.via_dram for number, info in enumerate(problem.tile_graph.blocks) if problem.tile_graph.users[number]
+    )
 
 
 def test_instances_are_many_different_and_real() -> None:

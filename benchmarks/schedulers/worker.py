@@ -21,7 +21,7 @@ from benchmarks.schedulers.instances import INSTANCES
 from benchmarks.schedulers.layer_by_layer import layer_by_layer
 from stream_mla.errors import NoScheduleError, StreamMlaError
 from stream_mla.evaluation import evaluate
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.tiling.tile_graph import Tiling, tile_count
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
@@ -97,7 +97,7 @@ def _priced(point: Point, tiling: Tiling) -> Problem:
 def _ours(point: Point, tiling: Path) -> tuple[Measured, Facts | None]:
     began = time.perf_counter()
     outcome = evaluate(point)
-    tiling.write_bytes(pickle.dumps(outcome.problem.cut.tiling))
+    tiling.write_bytes(pickle.dumps(outcome.problem.tile_graph.tiling))
     result = outcome.result
     measured = _measured(began, outcome.problem, outcome.schedule, f"{result.scheduler}; {result.solver_status}")
     return measured, _facts(outcome.problem, result)
@@ -115,7 +115,7 @@ def _heft_first(point: Point, _tiling: Path) -> tuple[Measured, Facts | None]:
     began = time.perf_counter()
     graph = lower(point.workload, point.scheme)
     why = "no tiling"
-    for number, tiling in enumerate(plans(graph, point.accelerator, {}, point.policy)):
+    for number, tiling in enumerate(candidate_tilings(graph, point.accelerator, {}, point.policy)):
         if tile_count(graph, tiling) > MOST_TILES:
             continue
         problem = _priced(point, tiling)
@@ -143,7 +143,7 @@ def _annealing(point: Point, tiling: Path) -> tuple[Measured, Facts | None]:
 def _layers(point: Point, _tiling: Path) -> tuple[Measured, Facts | None]:
     began = time.perf_counter()
     problem, schedule = layer_by_layer(lower(point.workload, point.scheme), point.accelerator)
-    return _measured(began, problem, schedule, f"{len(problem.cut.tiles)} tiles"), None
+    return _measured(began, problem, schedule, f"{len(problem.tile_graph.tiles)} tiles"), None
 
 
 METHODS: Mapping[str, Callable[[Point, Path], tuple[Measured, Facts | None]]] = {

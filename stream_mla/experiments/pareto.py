@@ -13,7 +13,7 @@ from stream_mla.hardware.core_cost import Objective
 from stream_mla.point import Point
 from stream_mla.results.outcome import Outcome
 from stream_mla.schedule.candidate import Candidate, Progress
-from stream_mla.solvers.energy_mappings import Pool
+from stream_mla.solvers.energy_mappings import MappingPool
 from stream_mla.workload.lowering.attention import lower
 
 SAME = 1e-9
@@ -27,7 +27,7 @@ def front(point: Point, points: int, progress: Progress = lambda _: None) -> Ite
     Some may be dominated: see `non_dominated`. The objective of `point` has no effect.
     """
     graph = lower(point.workload, point.scheme)
-    pool = Pool(point, graph, progress)
+    pool = MappingPool(point, graph, progress)
 
     def reach(objective: Objective, cap: int | None, *starts: Candidate) -> Outcome:
         aimed = replace(point, objective=objective, latency_cap_cycles=cap)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from stream_mla.errors import StreamMlaError
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.requirements import dram_bits, require
 from stream_mla.mapping.tiling.tile_graph import Tiling, tile_count
 from stream_mla.mapping.tiling.tiler import tile
@@ -51,7 +51,7 @@ class _Trials:
         graph = lower(point.workload, point.scheme)
         try:
             require(graph, point.accelerator)
-            for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy):
+            for tiling in candidate_tilings(graph, point.accelerator, point.tile_sizes, point.policy):
                 if self._schedules(graph, point.accelerator, tiling):
                     return tiling
         except StreamMlaError:  # what no tiling can help

@@ -6,7 +6,7 @@ from stream_mla.results.result import Result
 from stream_mla.schedule.candidate import Candidate
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.workload.segments import Pass
+from stream_mla.workload.segments import Segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Outcome:
     result: Result
     best: Candidate
     """Of a layer in passes: the schedule of the pass that takes longest."""
-    passes: tuple["PassOutcome", ...] = ()
+    segments: tuple["SegmentOutcome", ...] = ()
     """Empty where the layer is scheduled as a whole."""
 
     @property
@@ -31,10 +31,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassOutcome:
+class SegmentOutcome:
     """A pass, how often it runs, and its schedule."""
 
-    part: Pass
+    part: Segment
     outcome: Outcome
 
 

@@ -17,7 +17,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassResult:
+class SegmentResult:
     """A pass of a layer that runs in passes: all that run so often are alike."""
 
     operators: tuple[str, ...]
@@ -100,7 +100,7 @@ class Result:
     cores_used: int
     tiling: Mapping[str, Mapping[str, int]]
     context_parts: int
-    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    k_splits: Mapping[str, int] = field(default_factory=dict[str, int])
     """Contraction -> parts of its rows that were summed up at the end."""
     frugal_tiles: int
     """Products that use the mapping of least energy; the others use the fastest."""
@@ -116,7 +116,7 @@ class Result:
     point_sha256: str
     """Fingerprint of all inputs, the model's and the machine's numbers included."""
     versions: Mapping[str, str]
-    passes: tuple[PassResult, ...] = ()
+    passes: tuple[SegmentResult, ...] = ()
     """Where the layer is too large to be scheduled as a whole: its parts, one after the other. Then `tiling`, `spilled`
     and the like are of all of them, and the bounds hold for schedules in these passes.
     """

@@ -7,13 +7,13 @@ from math import fsum
 
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.point import Point
-from stream_mla.results.result import PassResult, Result, Status
+from stream_mla.results.result import Result, SegmentResult, Status
 from stream_mla.schedule.bounds.schedule_bounds import ideal_cycles
 from stream_mla.workload.operator_graph import OperatorGraph, Role
-from stream_mla.workload.segments import Pass, handed_over
+from stream_mla.workload.segments import Segment, handed_over
 
 
-def combined(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Pass, Result]]) -> Result:
+def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Segment, Result]]) -> Result:
     """Return the result of passes that run one after the other: sums, and the largest of what is held at a time."""
 
     def total(value: str) -> float:
@@ -75,7 +75,7 @@ def combined(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Pass, Res
         cores_used=max(result.cores_used for result in results),
         tiling={name: sizes for result in results for name, sizes in result.tiling.items()},
         context_parts=max(result.context_parts for result in results),
-        row_parts={name: count for result in results for name, count in result.row_parts.items()},
+        k_splits={name: count for result in results for name, count in result.k_splits.items()},
         frugal_tiles=int(total("frugal_tiles")),
         spilled=tuple(sorted({*handed_over([p for p, _ in parts]), *(n for r in results for n in r.spilled)})),
         solve_s=fsum(result.solve_s for result in results),
@@ -100,8 +100,8 @@ def _status(results: Sequence[Result]) -> Status:
     return min((result.status for result in results), key=order.index)
 
 
-def _pass_result(part: Pass, result: Result) -> PassResult:
-    return PassResult(
+def _pass_result(part: Segment, result: Result) -> SegmentResult:
+    return SegmentResult(
         operators=tuple(operator.name for operator in part.graph.operators),
         sizes=part.sizes,
         times=part.times,

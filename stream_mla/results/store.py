@@ -21,13 +21,13 @@ from stream_mla.results.result import Result, Status
 from stream_mla.schedule.bounds.schedule_bounds import bounds
 from stream_mla.schedule.candidate import Candidate
 from stream_mla.schedule.checker import violations
-from stream_mla.schedule.problem import priced
+from stream_mla.schedule.problem import price_mixed
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
 from stream_mla.workload.segments import part
 
-FORMAT = 2
+FORMAT = 3
 DIGITS = 16
 """Of the fingerprint in a file's name."""
 FREE = ("objective", "latency_cap_cycles", "time_limit_s", "gap_limit", "seed", "workers")
@@ -40,7 +40,7 @@ class Decisions:
     """A schedule of a layer, or of a pass of it, and what it rests on."""
 
     tiling: Tiling
-    frugal: frozenset[int]
+    least_energy_tiles: frozenset[int]
     schedule: Schedule
 
 
@@ -62,9 +62,12 @@ def path_of(folder: Path, point: Point) -> Path:
 
 def save(folder: Path, point: Point, outcome: Outcome) -> Path:
     """Store a result; what was there before is replaced in one step."""
-    bests = [entry.outcome.best for entry in outcome.passes] or [outcome.best]
+    bests = [entry.outcome.best for entry in outcome.segments] or [outcome.best]
     decisions = [
-        Decisions(tiling=best.problem.cut.tiling, frugal=best.frugal, schedule=best.schedule) for best in bests
+        Decisions(
+            tiling=best.problem.tile_graph.tiling, least_energy_tiles=best.least_energy_tiles, schedule=best.schedule
+        )
+        for best in bests
     ]
     content = {
         "format": FORMAT,
@@ -120,8 +123,8 @@ def rebuilt(stored: Stored, point: Point) -> list[Candidate]:
 
 def _rebuilt(stored: Stored, point: Point, graph: OperatorGraph, decisions: Decisions) -> Candidate:
     try:
-        cut = tile(graph, decisions.tiling)
-        problem = priced(cut, point.accelerator, decisions.frugal)
+        tile_graph = tile(graph, decisions.tiling)
+        problem = price_mixed(tile_graph, point.accelerator, decisions.least_energy_tiles)
         broken = violations(problem, decisions.schedule)
     except (LookupError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
@@ -135,7 +138,7 @@ def _rebuilt(stored: Stored, point: Point, graph: OperatorGraph, decisions: Deci
         problem=problem,
         limits=bounds(problem),
         schedule=decisions.schedule,
-        frugal=decisions.frugal,
+        least_energy_tiles=decisions.least_energy_tiles,
         found_by="start",
         origin=stored.result.point_sha256,
     )

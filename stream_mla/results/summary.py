@@ -32,7 +32,7 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
     latency_gap, energy_gap = (latency - lower) / latency, (energy - limits.energy_pj) / energy
     gap = max(0.0, energy_gap if point.objective is Objective.ENERGY else latency_gap)
     bits = {
-        way: sum(problem.cut.blocks[m.block].bits for m in schedule.moves if getattr(m, way) == OFF_CHIP)
+        way: sum(problem.tile_graph.blocks[m.block].bits for m in schedule.transfers if getattr(m, way) == OFF_CHIP)
         for way in ("source", "target")
     }
     busy = _busy_cycles(problem, schedule)
@@ -86,13 +86,13 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         solver_status=_solver_status(point, story),
         solver_bound_cycles=solver_bound,
         tiles=len(schedule.runs),
-        moves=len(schedule.moves),
+        moves=len(schedule.transfers),
         cores_used=len({run.core for run in schedule.runs}),
-        tiling=problem.cut.tiling.sizes,
-        context_parts=problem.cut.tiling.parts,
-        row_parts=found_parts(problem.cut.graph),
-        frugal_tiles=len(best.frugal),
-        spilled=tuple(sorted(problem.cut.tiling.spilled)),
+        tiling=problem.tile_graph.tiling.sizes,
+        context_parts=problem.tile_graph.tiling.parts,
+        k_splits=found_parts(problem.tile_graph.graph),
+        frugal_tiles=len(best.least_energy_tiles),
+        spilled=tuple(sorted(problem.tile_graph.tiling.spilled)),
         solve_s=fsum(run.seconds for run in story.solved),
         time_limit_s=point.time_limit_s,
         gap_limit=point.gap_limit,
@@ -132,7 +132,7 @@ def _mac_utilization(problem: Problem, schedule: Schedule) -> float:
     elements = sum(core.type.array.elements for core in problem.cores if core.type.array)
     used = 0.0
     for run in schedule.runs:
-        work, array = problem.cut.tiles[run.tile].work, problem.cores[run.core].type.array
+        work, array = problem.tile_graph.tiles[run.tile].work, problem.cores[run.core].type.array
         if isinstance(work, Gemm) and array is not None and (precision := array.precision(work.operand_bits)):
             used += work.macs / precision.macs_per_element
     return used / (elements * schedule.latency_cycles)
@@ -148,21 +148,23 @@ def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:
     for run in schedule.runs:
         unit = "vector units" if problem.unit(run.tile, run.core) % 2 else "arrays"
         busy[unit] += (run.end - run.start) / counts[unit]
-    for move in schedule.moves:
-        route = route_of(problem, schedule, move)
+    for transfer in schedule.transfers:
+        route = route_of(problem, schedule, transfer)
         assert route is not None
         for number in route.resources:
             resource = problem.resources[number]
-            share = (move.end - move.start) * route.demand / resource.capacity
+            share = (transfer.end - transfer.start) * route.demand / resource.capacity
             busy[resource.name] = busy.get(resource.name, 0.0) + share
     return busy
 
 
 def _cache_reads(problem: Problem, schedule: Schedule) -> float:
     """Bits of the cache that are read from DRAM, over the bits of the cache."""
-    tensors = problem.cut.graph.tensors
+    tensors = problem.tile_graph.graph.tensors
     caches = {name for name, tensor in tensors.items() if tensor.role is Role.CACHE}
-    blocks = [problem.cut.blocks[move.block] for move in schedule.moves if move.source == OFF_CHIP]
+    blocks = [
+        problem.tile_graph.blocks[transfer.block] for transfer in schedule.transfers if transfer.source == OFF_CHIP
+    ]
     read = sum(block.bits for block in blocks if block.tensor in caches)
     return read / max(1, sum(tensors[name].bits for name in caches))
 

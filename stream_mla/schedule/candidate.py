@@ -20,7 +20,7 @@ class Candidate:
     problem: Problem
     limits: Bounds
     schedule: Schedule
-    frugal: frozenset[int]
+    least_energy_tiles: frozenset[int]
     """Tiles whose products use the mapping of least energy."""
     found_by: str
     origin: str = ""
@@ -31,7 +31,7 @@ class Candidate:
     @property
     def steps(self) -> int:
         """Tiles and moves: what it costs to find and check."""
-        return len(self.schedule.runs) + len(self.schedule.moves)
+        return len(self.schedule.runs) + len(self.schedule.transfers)
 
     @cached_property
     def latency_cycles(self) -> int:

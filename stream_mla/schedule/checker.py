@@ -16,19 +16,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route
 from stream_mla.schedule.problem import Problem
-from stream_mla.schedule.schedule import Run, Schedule, residency_changes, route_of
+from stream_mla.schedule.schedule import Schedule, TileRun, residency_changes, route_of
 
 
-@uncollected
+@gc_paused
 def violations(problem: Problem, schedule: Schedule) -> list[str]:
     """Return every broken rule as a sentence; an empty list means that the schedule is valid."""
     if broken := list(_placement(problem, schedule)):
         return broken  # times mean nothing for tiles that cannot be where they are
     complete = _completion(problem, schedule)
-    routes = [route_of(problem, schedule, move) for move in schedule.moves]
+    routes = [route_of(problem, schedule, transfer) for transfer in schedule.transfers]
     return [
         *_units(problem, schedule),
         *_chains(problem, schedule),
@@ -45,7 +45,7 @@ def violations(problem: Problem, schedule: Schedule) -> list[str]:
 
 def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
     times = Counter([run.tile for run in schedule.runs])
-    tiles = problem.cut.tiles
+    tiles = problem.tile_graph.tiles
     for number, tile in enumerate(tiles):
         if times[number] != 1:
             yield f"{tile.name} runs {times[number]} times, not once"
@@ -59,12 +59,12 @@ def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
             yield f"{tile.name} takes {run.end - run.start} cycles on {core.name}, it costs {cost.cycles}"
         if run.start < 0:
             yield f"{tile.name} starts at {run.start}, before the beginning"
-        other = core_of.setdefault(tile.cluster, run.core)
+        other = core_of.setdefault(tile.group, run.core)
         if other != run.core:
             yield f"{tile.name} runs on {core.name}, its cluster on {problem.cores[other].name}"
-    written = {copy for run in schedule.runs for copy in run.writes}
-    for number, held in enumerate(schedule.held):
-        block = problem.cut.blocks[held.block]
+    written = {residency for run in schedule.runs for residency in run.writes}
+    for number, held in enumerate(schedule.residencies):
+        block = problem.tile_graph.blocks[held.block]
         bits = block.held_bits if number in written else block.bits
         if held.bits != bits:
             yield f"{block.name} on {problem.cores[held.core].name} holds {held.bits} bit, it has {bits}"
@@ -72,14 +72,14 @@ def _placement(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 def _completion(problem: Problem, schedule: Schedule) -> list[int | None]:
     """When each held copy is complete; None where nothing fills it."""
-    complete: list[int | None] = [None] * len(schedule.held)
-    for move in schedule.moves:
-        for copy in move.filled:
-            complete[copy] = move.arrival
+    complete: list[int | None] = [None] * len(schedule.residencies)
+    for transfer in schedule.transfers:
+        for residency in transfer.filled:
+            complete[residency] = transfer.arrival
     for run in schedule.runs:
-        if problem.cut.tiles[run.tile].last:
-            for copy in run.writes:
-                complete[copy] = run.end
+        if problem.tile_graph.tiles[run.tile].last:
+            for residency in run.writes:
+                complete[residency] = run.end
     return complete
 
 
@@ -94,7 +94,7 @@ def _overlaps(intervals: list[tuple[int, int, str]]) -> Iterable[tuple[str, str]
 def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
     busy: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
     for run in schedule.runs:
-        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, problem.cut.tiles[run.tile].name))
+        busy[problem.unit(run.tile, run.core)].append((run.start, run.end, problem.tile_graph.tiles[run.tile].name))
     for unit, intervals in sorted(busy.items()):
         name = f"the {'vector unit' if unit % 2 else 'array'} of {problem.cores[unit // 2].name}"
         for first, second in _overlaps(intervals):
@@ -102,8 +102,8 @@ def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 
 def _chains(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    tiles = problem.cut.tiles
-    steps: dict[int, list[tuple[int, int, Run]]] = defaultdict(list)
+    tiles = problem.tile_graph.tiles
+    steps: dict[int, list[tuple[int, int, TileRun]]] = defaultdict(list)
     for run in schedule.runs:
         tile = tiles[run.tile]
         steps[tile.chain].append((tile.step, run.tile, run))
@@ -120,89 +120,94 @@ def _chains(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 
 def _reads(problem: Problem, schedule: Schedule, complete: Sequence[int | None]) -> Iterable[str]:
-    blocks, held = problem.cut.blocks, schedule.held
-    block_of, core_of = [copy.block for copy in held], [copy.core for copy in held]
+    blocks, held = problem.tile_graph.blocks, schedule.residencies
+    block_of, core_of = [residency.block for residency in held], [residency.core for residency in held]
     for run in schedule.runs:
-        tile, core = problem.cut.tiles[run.tile], run.core
-        for word, copies, needed in (("reads", run.reads, tile.reads), ("writes", run.writes, tile.writes)):
-            found = [block_of[copy] for copy in copies]
+        tile, core = problem.tile_graph.tiles[run.tile], run.core
+        for word, residencies, needed in (("reads", run.reads, tile.reads), ("writes", run.writes, tile.writes)):
+            found = [block_of[residency] for residency in residencies]
             if found != list(needed) and sorted(found) != sorted(needed):
                 yield f"{tile.name} {word} other blocks than it must"
-            for copy in copies:
-                if core_of[copy] != core:
-                    name = blocks[block_of[copy]].name
+            for residency in residencies:
+                if core_of[residency] != core:
+                    name = blocks[block_of[residency]].name
                     yield f"{tile.name} on {problem.cores[core].name} {word} {name} in another core's memory"
-        for copy in run.reads:
-            ready = complete[copy]
+        for residency in run.reads:
+            ready = complete[residency]
             if ready is None:
-                where = f"{blocks[block_of[copy]].name} on {problem.cores[core].name}"
+                where = f"{blocks[block_of[residency]].name} on {problem.cores[core].name}"
                 yield f"{tile.name} reads {where}, which nothing brings there"
             elif run.start < ready:
-                yield f"{tile.name} starts at {run.start}, {blocks[block_of[copy]].name} is there at {ready}"
+                yield f"{tile.name} starts at {run.start}, {blocks[block_of[residency]].name} is there at {ready}"
 
 
 def _moves(
     problem: Problem, schedule: Schedule, complete: Sequence[int | None], routes: Sequence[Route | None]
 ) -> Iterable[str]:
-    for move, route in zip(schedule.moves, routes, strict=True):
-        name = problem.cut.blocks[move.block].name
+    for transfer, route in zip(schedule.transfers, routes, strict=True):
+        name = problem.tile_graph.blocks[transfer.block].name
         if route is None:
-            cores = ", ".join(problem.cores[schedule.held[copy].core].name for copy in move.filled)
+            cores = ", ".join(problem.cores[schedule.residencies[residency].core].name for residency in transfer.filled)
             yield (
                 f"{name} moves to {cores} at once, and no multicast bus brings it there"
-                if move.also
+                if transfer.also
                 else f"{name} moves between places that no link joins"
             )
             continue
-        cycles = route.cycles(problem.cut.blocks[move.block].bits)
-        if move.end - move.start != cycles or move.arrival != move.end + route.latency_cycles:
-            took = f"{move.end - move.start} + {move.arrival - move.end}"
+        cycles = route.cycles(problem.tile_graph.blocks[transfer.block].bits)
+        if transfer.end - transfer.start != cycles or transfer.arrival != transfer.end + route.latency_cycles:
+            took = f"{transfer.end - transfer.start} + {transfer.arrival - transfer.end}"
             yield f"{name} moves in {took} cycles, its route takes {cycles} + {route.latency_cycles}"
-        if move.start < 0:
-            yield f"{name} moves at {move.start}, before the beginning"
-        for end in (move.source, move.target, *move.also):
-            if end != OFF_CHIP and schedule.held[end].block != move.block:
-                yield f"{name} is moved from or to a copy of {problem.cut.blocks[schedule.held[end].block].name}"
-        if move.source != OFF_CHIP:
-            ready = complete[move.source]
-            if ready is None or move.start < ready:
-                yield f"{name} moves at {move.start}, its source is complete at {ready}"
+        if transfer.start < 0:
+            yield f"{name} moves at {transfer.start}, before the beginning"
+        for end in (transfer.source, transfer.target, *transfer.also):
+            if end != OFF_CHIP and schedule.residencies[end].block != transfer.block:
+                other = problem.tile_graph.blocks[schedule.residencies[end].block]
+                yield f"{name} is moved from or to a copy of {other.name}"
+        if transfer.source != OFF_CHIP:
+            ready = complete[transfer.source]
+            if ready is None or transfer.start < ready:
+                yield f"{name} moves at {transfer.start}, its source is complete at {ready}"
 
 
 def _dram(problem: Problem, schedule: Schedule) -> Iterable[str]:
     arrived: dict[int, int] = {}
-    for move in schedule.moves:
-        if move.target == OFF_CHIP:
-            if move.block in arrived:
-                yield f"{problem.cut.blocks[move.block].name} is written to DRAM twice"
-            arrived[move.block] = move.arrival
-    for number, block in enumerate(problem.cut.blocks):
+    for transfer in schedule.transfers:
+        if transfer.target == OFF_CHIP:
+            if transfer.block in arrived:
+                yield f"{problem.tile_graph.blocks[transfer.block].name} is written to DRAM twice"
+            arrived[transfer.block] = transfer.arrival
+    for number, block in enumerate(problem.tile_graph.blocks):
         if block.stored and number not in arrived:
             yield f"{block.name} never reaches DRAM"
-    for move in schedule.moves:
-        block = problem.cut.blocks[move.block]
-        if move.source == OFF_CHIP and not block.born_in_dram and move.start < arrived.get(move.block, move.start + 1):
-            yield f"{block.name} is read from DRAM at {move.start}, before it was written there"
+    for transfer in schedule.transfers:
+        block = problem.tile_graph.blocks[transfer.block]
+        if (
+            transfer.source == OFF_CHIP
+            and not block.born_in_dram
+            and transfer.start < arrived.get(transfer.block, transfer.start + 1)
+        ):
+            yield f"{block.name} is read from DRAM at {transfer.start}, before it was written there"
 
 
 def _phases(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    tiles = problem.cut.tiles
+    tiles = problem.tile_graph.tiles
     if not any(tile.phase for tile in tiles):
         return
     needed: dict[int, int] = {}
     """Copy -> the first phase that reads it."""
-    last: dict[int, Run] = {}
+    last: dict[int, TileRun] = {}
     """Phase -> the run that ends last in it, or in one before."""
     for run in sorted(schedule.runs, key=lambda run: tiles[run.tile].phase):
         phase = tiles[run.tile].phase
-        for copy in run.reads:
-            needed.setdefault(copy, phase)
+        for residency in run.reads:
+            needed.setdefault(residency, phase)
         last[phase] = max(last.get(phase, last.get(phase - 1, run)), run, key=lambda run: run.end)
     steps = [(tiles[run.tile].name, "starts", tiles[run.tile].phase, run.start) for run in schedule.runs]
-    for move in schedule.moves:
-        if move.source == OFF_CHIP:
-            phase = min((needed[copy] for copy in move.filled if copy in needed), default=0)
-            steps.append((problem.cut.blocks[move.block].name, "is loaded", phase, move.start))
+    for transfer in schedule.transfers:
+        if transfer.source == OFF_CHIP:
+            phase = min((needed[residency] for residency in transfer.filled if residency in needed), default=0)
+            steps.append((problem.tile_graph.blocks[transfer.block].name, "is loaded", phase, transfer.start))
     for name, does, phase, start in steps:
         before = last[phase - 1] if phase else None
         if before is not None and start < before.end:
@@ -214,30 +219,35 @@ def _phases(problem: Problem, schedule: Schedule) -> Iterable[str]:
 
 
 def _turns(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    loads = [move for move in schedule.moves if move.source == OFF_CHIP and problem.cut.blocks[move.block].late]
-    arrays: dict[int, list[Run]] = defaultdict(list)
+    loads = [
+        transfer
+        for transfer in schedule.transfers
+        if transfer.source == OFF_CHIP and problem.tile_graph.blocks[transfer.block].single_buffered
+    ]
+    arrays: dict[int, list[TileRun]] = defaultdict(list)
     for run in schedule.runs if loads else ():
         if problem.unit(run.tile, run.core) % 2 == 0:
             arrays[run.core].append(run)
     for runs in arrays.values():
         runs.sort(key=lambda run: run.start)
-    for move in loads:
-        for core in (schedule.held[copy].core for copy in move.filled):
+    for transfer in loads:
+        for core in (schedule.residencies[residency].core for residency in transfer.filled):
             # runs on one array do not overlap: the first that ends after the load starts is the first that may clash
-            first = bisect_right(arrays[core], move.start, key=lambda run: run.end)
-            if first < len(arrays[core]) and (run := arrays[core][first]).start < move.end:
+            first = bisect_right(arrays[core], transfer.start, key=lambda run: run.end)
+            if first < len(arrays[core]) and (run := arrays[core][first]).start < transfer.end:
+                tiles, blocks = problem.tile_graph.tiles, problem.tile_graph.blocks
                 yield (
-                    f"{problem.cut.blocks[move.block].name} is loaded into {problem.cores[core].name} from "
-                    f"{move.start} to {move.end}, while {problem.cut.tiles[run.tile].name} runs on its array"
+                    f"{blocks[transfer.block].name} is loaded into {problem.cores[core].name} from "
+                    f"{transfer.start} to {transfer.end}, while {tiles[run.tile].name} runs on its array"
                 )
 
 
 def _bandwidth(problem: Problem, schedule: Schedule, routes: Sequence[Route | None]) -> Iterable[str]:
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for move, route in zip(schedule.moves, routes, strict=True):
+    for transfer, route in zip(schedule.transfers, routes, strict=True):
         if route is not None:
             for resource in route.resources:
-                changes[resource] += ((move.start, route.demand), (move.end, -route.demand))
+                changes[resource] += ((transfer.start, route.demand), (transfer.end, -route.demand))
     for number, entries in sorted(changes.items()):
         resource = problem.resources[number]
         if over := _over(entries, resource.capacity):
@@ -256,25 +266,28 @@ def _over(changes: list[tuple[int, int]], capacity: int) -> tuple[int, int] | No
 
 
 def _residency(problem: Problem, schedule: Schedule) -> Iterable[str]:
-    first, last = [copy.end for copy in schedule.held], [copy.start for copy in schedule.held]
+    first, last = (
+        [residency.end for residency in schedule.residencies],
+        [residency.start for residency in schedule.residencies],
+    )
 
-    def use(copies: Iterable[int], start: int, end: int) -> None:
-        for copy in copies:
-            if start < first[copy]:
-                first[copy] = start
-            if end > last[copy]:
-                last[copy] = end
+    def use(residencies: Iterable[int], start: int, end: int) -> None:
+        for residency in residencies:
+            if start < first[residency]:
+                first[residency] = start
+            if end > last[residency]:
+                last[residency] = end
 
     for run in schedule.runs:
         use(run.reads + run.writes, run.start, run.end)
-    for move in schedule.moves:
-        if move.source != OFF_CHIP:
-            use((move.source,), move.start, move.end)
-        use(move.filled, move.start, move.arrival)
-    for copy, since, until in zip(schedule.held, first, last, strict=True):
-        if since < copy.start or until > copy.end:
-            name, core = problem.cut.blocks[copy.block].name, problem.cores[copy.core].name
-            yield f"{name} on {core} is held from {copy.start} to {copy.end} but used from {since} to {until}"
+    for transfer in schedule.transfers:
+        if transfer.source != OFF_CHIP:
+            use((transfer.source,), transfer.start, transfer.end)
+        use(transfer.filled, transfer.start, transfer.arrival)
+    for residency, since, until in zip(schedule.residencies, first, last, strict=True):
+        if since < residency.start or until > residency.end:
+            name, core = problem.tile_graph.blocks[residency.block].name, problem.cores[residency.core].name
+            yield f"{name} on {core} is held from {residency.start} to {residency.end} but used from {since} to {until}"
 
 
 def _capacity(problem: Problem, schedule: Schedule) -> Iterable[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from stream_mla.errors import InfeasibleError
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.accelerator import Accelerator, Core, CoreType
 from stream_mla.hardware.core_cost import Cost, Objective, gemm_cost, vector_cost
 from stream_mla.hardware.interconnect import OFF_CHIP, Resource, Route, find_routes, joint
@@ -26,7 +26,7 @@ from stream_mla.mapping.tiling.tile_graph import TileGraph
 class Problem:
     """Tiles with their costs on each type of core, and the routes between places."""
 
-    cut: TileGraph
+    tile_graph: TileGraph
     accelerator: Accelerator
     objective: Objective
     costs: tuple[Mapping[str, Cost], ...]
@@ -54,28 +54,28 @@ class Problem:
 
     def unit(self, tile: int, core: int) -> int:
         """Number of the unit that runs a tile on a core: the arrays are even, the vector units odd."""
-        return 2 * core + isinstance(self.cut.tiles[tile].work, VectorWork)
+        return 2 * core + isinstance(self.tile_graph.tiles[tile].work, VectorWork)
 
     @cached_property
-    def cluster_tiles(self) -> tuple[tuple[int, ...], ...]:
+    def group_tiles(self) -> tuple[tuple[int, ...], ...]:
         """Tiles of each cluster."""
         members: dict[int, list[int]] = defaultdict(list)
-        for number, tile in enumerate(self.cut.tiles):
-            members[tile.cluster].append(number)
-        return tuple(tuple(members[cluster]) for cluster in range(len(members)))
+        for number, tile in enumerate(self.tile_graph.tiles):
+            members[tile.group].append(number)
+        return tuple(tuple(members[group]) for group in range(len(members)))
 
     @cached_property
     def candidates(self) -> tuple[tuple[int, ...], ...]:
         """Cores that can run all tiles of each cluster."""
         found: list[tuple[int, ...]] = []
         able: dict[frozenset[str], tuple[int, ...]] = {}
-        for cluster in self.cluster_tiles:
-            types = frozenset(self.costs[cluster[0]]).intersection(*[self.costs[tile] for tile in cluster[1:]])
+        for group in self.group_tiles:
+            types = frozenset(self.costs[group[0]]).intersection(*[self.costs[tile] for tile in group[1:]])
             if types not in able:
                 able[types] = tuple(n for n, core in enumerate(self.cores) if core.type.name in types)
             found.append(able[types])
             if not found[-1]:
-                tile = self.cut.tiles[cluster[0]]
+                tile = self.tile_graph.tiles[group[0]]
                 raise InfeasibleError(f"no core can run {tile.name} and the tiles that must share its core")
         return tuple(found)
 
@@ -85,7 +85,7 @@ class Problem:
         return tuple([min([cost.cycles for cost in costs.values()]) for costs in self.costs])
 
 
-def price_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
+def cost_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Cost | None:
     """Return the cost of a tile's work on a type of core, or None where it lacks the unit or the width."""
     match work:
         case VectorWork():
@@ -95,36 +95,45 @@ def price_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> C
             return gemm_cost(core, work, objective) if able else None
 
 
-@uncollected
-def price(cut: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
+@gc_paused
+def price(tile_graph: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
     """Price every tile on every type of core."""
     types = {core.type.name: core.type for core in accelerator.cores}
     costs: list[Mapping[str, Cost]] = []
     known: dict[int, Mapping[str, Cost]] = {}
     """Of each work, by identity: tiles of one shape share theirs."""
-    for tile in cut.tiles:
+    for tile in tile_graph.tiles:
         entry = known.get(id(tile.work))
         if entry is None:
-            found = {name: price_of(core, tile.work, objective) for name, core in types.items()}
+            found = {name: cost_of(core, tile.work, objective) for name, core in types.items()}
             entry = known[id(tile.work)] = {name: cost for name, cost in found.items() if cost is not None}
         costs.append(entry)
     resources, routes = find_routes(accelerator)
     return Problem(
-        cut=cut, accelerator=accelerator, objective=objective, costs=tuple(costs), resources=resources, routes=routes
+        tile_graph=tile_graph,
+        accelerator=accelerator,
+        objective=objective,
+        costs=tuple(costs),
+        resources=resources,
+        routes=routes,
     )
 
 
-def products(cut: TileGraph) -> frozenset[int]:
+def products(tile_graph: TileGraph) -> frozenset[int]:
     """Return the tiles that have several mappings: all are frugal where only energy counts."""
-    return frozenset(number for number, entry in enumerate(cut.tiles) if isinstance(entry.work, Gemm))
+    return frozenset(number for number, entry in enumerate(tile_graph.tiles) if isinstance(entry.work, Gemm))
 
 
-def priced(cut: TileGraph, accelerator: Accelerator, frugal: frozenset[int]) -> Problem:
+def price_mixed(tile_graph: TileGraph, accelerator: Accelerator, least_energy_tiles: frozenset[int]) -> Problem:
     """Price each tile for latency, or for energy where it is frugal."""
-    fast = price(cut, accelerator, Objective.LATENCY)
-    return mixed(fast, price(cut, accelerator, Objective.ENERGY), frugal) if frugal else fast
+    fast = price(tile_graph, accelerator, Objective.LATENCY)
+    return (
+        mix(fast, price(tile_graph, accelerator, Objective.ENERGY), least_energy_tiles) if least_energy_tiles else fast
+    )
 
 
-def mixed(fast: Problem, thrifty: Problem, frugal: frozenset[int]) -> Problem:
-    costs = enumerate(zip(fast.costs, thrifty.costs, strict=True))
-    return replace(fast, costs=tuple(slow if number in frugal else quick for number, (quick, slow) in costs))
+def mix(fast: Problem, least_energy: Problem, least_energy_tiles: frozenset[int]) -> Problem:
+    costs = enumerate(zip(fast.costs, least_energy.costs, strict=True))
+    return replace(
+        fast, costs=tuple(slow if number in least_energy_tiles else quick for number, (quick, slow) in costs)
+    )

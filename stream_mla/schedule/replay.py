@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.interconnect import OFF_CHIP, Route
 from stream_mla.schedule.problem import Problem
-from stream_mla.schedule.schedule import Held, Move, Run, Schedule, route_of
+from stream_mla.schedule.schedule import Residency, Schedule, TileRun, Transfer, route_of
 
 _END, _ARRIVAL, _PHASE = 0, 1, 2
 """Kinds of events; at one instant what frees goes first. The end of a phase is the end of its last tile."""
@@ -33,15 +33,17 @@ class _Replay:
 
     def __init__(self, problem: Problem, schedule: Schedule) -> None:
         self.problem, self.schedule = problem, schedule
-        runs, moves, cores = schedule.runs, schedule.moves, len(problem.cores)
+        runs, transfers, cores = schedule.runs, schedule.transfers, len(problem.cores)
         self.first_move = len(runs)
         self.first_resource = 2 * cores
         self.first_memory = self.first_resource + len(problem.resources)
         self.first_array = self.first_memory + cores
-        steps = len(runs) + len(moves)
-        self.routes = [self._route(move) for move in moves]
+        steps = len(runs) + len(transfers)
+        self.routes = [self._route(transfer) for transfer in transfers]
         self.cycles = [problem.cost(run.tile, run.core).cycles for run in runs]
-        self.cycles += [r.cycles(problem.cut.blocks[m.block].bits) for m, r in zip(moves, self.routes, strict=True)]
+        self.cycles += [
+            r.cycles(problem.tile_graph.blocks[m.block].bits) for m, r in zip(transfers, self.routes, strict=True)
+        ]
         self.start = [-1] * steps
         self.queues: list[deque[int]] = [deque() for _ in range(self.first_array + cores)]
         self.turns: list[Sequence[int]] = [()] * steps
@@ -49,7 +51,7 @@ class _Replay:
         """Copies whose memory a step takes."""
         self.room: list[Sequence[tuple[int, int]]] = [()] * steps
         """(core, bits) that a step takes."""
-        self.pending = [0] * len(schedule.held)
+        self.pending = [0] * len(schedule.residencies)
         """Uses of each copy that are not over."""
         self.waits = [0] * steps
         self.frees: list[dict[int, list[int]]] = [defaultdict(list) for _ in (_END, _ARRIVAL, _PHASE)]
@@ -57,11 +59,11 @@ class _Replay:
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
         self.unit_free = [True] * (2 * cores)
-        self.late = [self._late_cores(move) for move in moves]
+        self.single_buffered = [self._late_cores(transfer) for transfer in transfers]
         """Cores whose arrays may not work while a move is under way."""
         self.late_under_way = [0] * cores
-        self.held_from = [0] * len(schedule.held)
-        self.held_to = [0] * len(schedule.held)
+        self.held_from = [0] * len(schedule.residencies)
+        self.held_to = [0] * len(schedule.residencies)
         self.events: list[tuple[int, int, int, int]] = []
         """A heap of (time, order of start, event, step)."""
         self.started = 0
@@ -69,52 +71,55 @@ class _Replay:
         self._precedences()
         self._phases()
 
-    def _route(self, move: Move) -> Route:
-        route = route_of(self.problem, self.schedule, move)
+    def _route(self, transfer: Transfer) -> Route:
+        route = route_of(self.problem, self.schedule, transfer)
         assert route is not None, "a valid schedule moves along links"
         return route
 
-    def _late_cores(self, move: Move) -> tuple[int, ...]:
-        if move.source != OFF_CHIP or not self.problem.cut.blocks[move.block].late:
+    def _late_cores(self, transfer: Transfer) -> tuple[int, ...]:
+        if transfer.source != OFF_CHIP or not self.problem.tile_graph.blocks[transfer.block].single_buffered:
             return ()
-        return tuple(self.schedule.held[copy].core for copy in move.filled)
+        return tuple(self.schedule.residencies[residency].core for residency in transfer.filled)
 
     def _plan(self) -> None:
         """Derive turns from the order of the claimed starts."""
-        runs, moves, held = self.schedule.runs, self.schedule.moves, self.schedule.held
+        runs, transfers, held = self.schedule.runs, self.schedule.transfers, self.schedule.residencies
         order = [(run.start, run.end, run.tile, number) for number, run in enumerate(runs)]
-        order += [(move.start, move.arrival, -1, self.first_move + number) for number, move in enumerate(moves)]
+        order += [
+            (transfer.start, transfer.arrival, -1, self.first_move + number)
+            for number, transfer in enumerate(transfers)
+        ]
         opened = [False] * len(held)
-        shared_arrays = {core for cores in self.late for core in cores}
+        shared_arrays = {core for cores in self.single_buffered for core in cores}
         order.sort()
         for _, _, _, step in order:
-            copies: Sequence[int]
+            residencies: Sequence[int]
             if step < self.first_move:
                 run = runs[step]
                 turns = [self.problem.unit(run.tile, run.core)]
                 if shared_arrays and turns[0] % 2 == 0 and run.core in shared_arrays:
                     turns.append(self.first_array + run.core)
-                copies = [copy for copy in run.writes if not opened[copy]]
+                residencies = [residency for residency in run.writes if not opened[residency]]
             else:
                 number = step - self.first_move
                 turns = [self.first_resource + resource for resource in self.routes[number].resources]
-                turns += [self.first_array + core for core in self.late[number]]
-                copies = moves[number].filled
-            if copies:
-                self._take_room(step, copies, opened, turns)
+                turns += [self.first_array + core for core in self.single_buffered[number]]
+                residencies = transfers[number].filled
+            if residencies:
+                self._take_room(step, residencies, opened, turns)
             self.turns[step] = turns
             for turn in turns:
                 self.queues[turn].append(step)
 
-    def _take_room(self, step: int, copies: Sequence[int], opened: list[bool], turns: list[int]) -> None:
+    def _take_room(self, step: int, residencies: Sequence[int], opened: list[bool], turns: list[int]) -> None:
         """Let a step take the memory of the copies that it begins, in its turn on each core."""
         need: dict[int, int] = {}
-        for copy in copies:
-            opened[copy] = True
-            held = self.schedule.held[copy]
+        for residency in residencies:
+            opened[residency] = True
+            held = self.schedule.residencies[residency]
             need[held.core] = need.get(held.core, 0) + held.bits
         turns += [self.first_memory + core for core in need]
-        self.opens[step], self.room[step] = copies, list(need.items())
+        self.opens[step], self.room[step] = residencies, list(need.items())
 
     def _after(self, step: int, event: int, before: int) -> None:
         self.waits[step] += 1
@@ -126,23 +131,23 @@ class _Replay:
         frees, pending = self.frees, self.pending
         for number, run in enumerate(self.schedule.runs):
             self.waits[number] += len(run.reads)
-            for copy in run.reads:
-                event, before = filled[copy]
+            for residency in run.reads:
+                event, before = filled[residency]
                 frees[event][before].append(number)
-            for copy in run.reads + run.writes:
-                pending[copy] += 1
-        for step, move in enumerate(self.schedule.moves, start=self.first_move):
-            if move.source != OFF_CHIP:
-                self._after(step, *filled[move.source])
-                self.pending[move.source] += 1
-            elif move.block in stored:
-                self._after(step, _ARRIVAL, stored[move.block])
-            for copy in move.filled:
-                self.pending[copy] += 1
+            for residency in run.reads + run.writes:
+                pending[residency] += 1
+        for step, transfer in enumerate(self.schedule.transfers, start=self.first_move):
+            if transfer.source != OFF_CHIP:
+                self._after(step, *filled[transfer.source])
+                self.pending[transfer.source] += 1
+            elif transfer.block in stored:
+                self._after(step, _ARRIVAL, stored[transfer.block])
+            for residency in transfer.filled:
+                self.pending[residency] += 1
 
     def _phases(self) -> None:
         """Let the tiles and loads of each phase wait for the tiles of the phases before."""
-        phases = [self.problem.cut.tiles[run.tile].phase for run in self.schedule.runs]
+        phases = [self.problem.tile_graph.tiles[run.tile].phase for run in self.schedule.runs]
         self.phase = 0
         self.unfinished = [phases.count(phase) for phase in range(max(phases) + 1)]
         """Tiles of each phase."""
@@ -150,11 +155,11 @@ class _Replay:
             return
         needed: dict[int, int] = {}
         for run, phase in zip(self.schedule.runs, phases, strict=True):
-            for copy in run.reads:
-                needed[copy] = min(phase, needed.get(copy, phase))
-        for move in self.schedule.moves:
-            of_copies = (needed[copy] for copy in move.filled if copy in needed)
-            phases.append(min(of_copies, default=0) if move.source == OFF_CHIP else 0)
+            for residency in run.reads:
+                needed[residency] = min(phase, needed.get(residency, phase))
+        for transfer in self.schedule.transfers:
+            of_copies = (needed[residency] for residency in transfer.filled if residency in needed)
+            phases.append(min(of_copies, default=0) if transfer.source == OFF_CHIP else 0)
         for step, phase in enumerate(phases):
             if phase:
                 self._after(step, _PHASE, phase - 1)
@@ -164,17 +169,17 @@ class _Replay:
         filled: dict[int, tuple[int, int]] = {}
         stored: dict[int, int] = {}
         chains: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for step, move in enumerate(self.schedule.moves, start=self.first_move):
-            if move.target == OFF_CHIP:
-                stored[move.block] = step
-            for copy in move.filled:
-                filled[copy] = (_ARRIVAL, step)
+        for step, transfer in enumerate(self.schedule.transfers, start=self.first_move):
+            if transfer.target == OFF_CHIP:
+                stored[transfer.block] = step
+            for residency in transfer.filled:
+                filled[residency] = (_ARRIVAL, step)
         for number, run in enumerate(self.schedule.runs):
-            tile = self.problem.cut.tiles[run.tile]
+            tile = self.problem.tile_graph.tiles[run.tile]
             chains[tile.chain].append((tile.step, number))
             if tile.last:
-                for copy in run.writes:
-                    filled[copy] = (_END, number)
+                for residency in run.writes:
+                    filled[residency] = (_END, number)
         for chain in chains.values():
             chain.sort()
             for (_, before), (_, after) in pairwise(chain):
@@ -194,7 +199,7 @@ class _Replay:
             unit = turns[0]
             return self.unit_free[unit] and (unit % 2 == 1 or not self.late_under_way[unit // 2])
         number = step - self.first_move
-        for core in self.late[number]:
+        for core in self.single_buffered[number]:
             if not self.unit_free[2 * core]:
                 return False
         route = self.routes[number]
@@ -208,8 +213,8 @@ class _Replay:
             self.queues[turn].popleft()
         for core, bits in self.room[step]:
             self.free_bits[core] -= bits
-        for copy in self.opens[step]:
-            self.held_from[copy] = now
+        for residency in self.opens[step]:
+            self.held_from[residency] = now
         if step < self.first_move:
             self.unit_free[self.turns[step][0]] = False
             heapq.heappush(self.events, (now + self.cycles[step], self.started, _END, step))
@@ -218,7 +223,7 @@ class _Replay:
         route = self.routes[number]
         for resource in route.resources:
             self.free_share[resource] -= route.demand
-        for core in self.late[number]:
+        for core in self.single_buffered[number]:
             self.late_under_way[core] += 1
         end = now + self.cycles[step]
         heapq.heappush(self.events, (end, self.started, _END, step))
@@ -235,28 +240,28 @@ class _Replay:
             run, unit = self.schedule.runs[step], self.turns[step][0]
             self.unit_free[unit] = True
             freed += (unit, self.first_array + unit // 2) if unit % 2 == 0 else (unit,)
-            touched = self._finish_phase(self.problem.cut.tiles[run.tile].phase)
+            touched = self._finish_phase(self.problem.tile_graph.tiles[run.tile].phase)
             done = run.reads + run.writes
         else:
             number = step - self.first_move
-            move = self.schedule.moves[number]
+            transfer = self.schedule.transfers[number]
             if event == _END:
                 route = self.routes[number]
                 for resource in route.resources:
                     self.free_share[resource] += route.demand
                     freed.append(self.first_resource + resource)
-                for core in self.late[number]:
+                for core in self.single_buffered[number]:
                     self.late_under_way[core] -= 1
                     freed.append(self.first_array + core)
-                done = (move.source,) if move.source != OFF_CHIP else ()
+                done = (transfer.source,) if transfer.source != OFF_CHIP else ()
             else:
-                done = move.filled
-        for copy in done:
-            self.pending[copy] -= 1
-            if not self.pending[copy]:
-                held = self.schedule.held[copy]
+                done = transfer.filled
+        for residency in done:
+            self.pending[residency] -= 1
+            if not self.pending[residency]:
+                held = self.schedule.residencies[residency]
                 self.free_bits[held.core] += held.bits
-                self.held_to[copy] = now
+                self.held_to[residency] = now
                 freed.append(self.first_memory + held.core)
         touched += [queues[turn][0] for turn in freed if queues[turn]]
         return touched + self._met(event, step)
@@ -309,26 +314,26 @@ class _Replay:
         runs = [
             r
             if r.start == start and r.end == start + cycles
-            else Run(tile=r.tile, core=r.core, start=start, end=start + cycles, reads=r.reads, writes=r.writes)
+            else TileRun(tile=r.tile, core=r.core, start=start, end=start + cycles, reads=r.reads, writes=r.writes)
             for r, start, cycles in zip(self.schedule.runs, starts, self.cycles, strict=False)
         ]
-        moves: list[Move] = []
+        transfers: list[Transfer] = []
         lasting = self.cycles[self.first_move :]
-        for m, route, start, cycles in zip(self.schedule.moves, self.routes, moved, lasting, strict=True):
+        for m, route, start, cycles in zip(self.schedule.transfers, self.routes, moved, lasting, strict=True):
             end = start + cycles
             arrival = end + route.latency_cycles
             same = (m.start, m.end, m.arrival) == (start, end, arrival)
-            moves.append(m if same else replace(m, start=start, end=end, arrival=arrival))
+            transfers.append(m if same else replace(m, start=start, end=end, arrival=arrival))
         held = [
-            copy
-            if copy.start == since and copy.end == until
-            else Held(block=copy.block, core=copy.core, bits=copy.bits, start=since, end=until)
-            for copy, since, until in zip(self.schedule.held, self.held_from, self.held_to, strict=True)
+            residency
+            if residency.start == since and residency.end == until
+            else Residency(block=residency.block, core=residency.core, bits=residency.bits, start=since, end=until)
+            for residency, since, until in zip(self.schedule.residencies, self.held_from, self.held_to, strict=True)
         ]
-        return Schedule(runs=tuple(runs), moves=tuple(moves), held=tuple(held))
+        return Schedule(runs=tuple(runs), transfers=tuple(transfers), residencies=tuple(held))
 
 
-@uncollected
+@gc_paused
 def replay(problem: Problem, schedule: Schedule) -> Schedule:
     """Return the schedule with its decisions kept and its times derived anew."""
     return _Replay(problem, schedule).run()

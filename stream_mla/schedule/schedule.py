@@ -10,7 +10,7 @@ from stream_mla.schedule.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class Residency:
     """A block in the memory of a core, from `start` to `end`."""
 
     block: int
@@ -21,7 +21,7 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TileRun:
     """A tile on a core."""
 
     tile: int
@@ -34,7 +34,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Move:
+class Transfer:
     """A transfer; usable at `arrival`, its resources are free at `end`."""
 
     block: int
@@ -57,23 +57,23 @@ class Move:
 class Schedule:
     """Decisions with times, all in cycles."""
 
-    runs: tuple[Run, ...]
-    moves: tuple[Move, ...]
-    held: tuple[Held, ...]
+    runs: tuple[TileRun, ...]
+    transfers: tuple[Transfer, ...]
+    residencies: tuple[Residency, ...]
 
     @property
     def latency_cycles(self) -> int:
         """When the last tile has run and the last move has arrived."""
-        return max([run.end for run in self.runs] + [move.arrival for move in self.moves])
+        return max([run.end for run in self.runs] + [transfer.arrival for transfer in self.transfers])
 
 
-def route_of(problem: Problem, schedule: Schedule, move: Move) -> Route | None:
+def route_of(problem: Problem, schedule: Schedule, transfer: Transfer) -> Route | None:
     """Return the route of a move, or None where no link joins its ends (all of them at once)."""
-    source = OFF_CHIP if move.source == OFF_CHIP else schedule.held[move.source].core
-    target = OFF_CHIP if move.target == OFF_CHIP else schedule.held[move.target].core
-    if not move.also:
+    source = OFF_CHIP if transfer.source == OFF_CHIP else schedule.residencies[transfer.source].core
+    target = OFF_CHIP if transfer.target == OFF_CHIP else schedule.residencies[transfer.target].core
+    if not transfer.also:
         return problem.routes.get((source, target))
-    return problem.multicast(source, (target, *(schedule.held[copy].core for copy in move.also)))
+    return problem.multicast(source, (target, *(schedule.residencies[residency].core for residency in transfer.also)))
 
 
 def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
@@ -88,20 +88,20 @@ def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
         "dram": list[float](),
     }
     dram = problem.accelerator.dram
-    for move in schedule.moves:
-        bits = problem.cut.blocks[move.block].bits
-        route = route_of(problem, schedule, move)
+    for transfer in schedule.transfers:
+        bits = problem.tile_graph.blocks[transfer.block].bits
+        route = route_of(problem, schedule, transfer)
         assert route is not None
         parts["links"].append(bits * route.energy_pj_per_bit)
-        if move.source == OFF_CHIP:
+        if transfer.source == OFF_CHIP:
             parts["dram"].append(bits * dram.read_energy)
         else:
-            sram = problem.cores[schedule.held[move.source].core].type.sram
+            sram = problem.cores[schedule.residencies[transfer.source].core].type.sram
             parts["sram"].append(bits * sram.read_energy)
-        if move.target == OFF_CHIP:
+        if transfer.target == OFF_CHIP:
             parts["dram"].append(bits * dram.write_energy)
-        for copy in move.filled:
-            sram = problem.cores[schedule.held[copy].core].type.sram
+        for residency in transfer.filled:
+            sram = problem.cores[schedule.residencies[residency].core].type.sram
             parts["sram"].append(bits * sram.write_energy)
     return {name: fsum(entries) for name, entries in parts.items()}
 
@@ -109,8 +109,8 @@ def energy_parts_pj(problem: Problem, schedule: Schedule) -> dict[str, float]:
 def residency_changes(schedule: Schedule) -> list[tuple[int, list[tuple[int, int]]]]:
     """Return (time, bits more or less) of each core that holds any."""
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for copy in schedule.held:
-        changes[copy.core] += ((copy.start, copy.bits), (copy.end, -copy.bits))
+    for residency in schedule.residencies:
+        changes[residency.core] += ((residency.start, residency.bits), (residency.end, -residency.bits))
     return sorted(changes.items())
 
 

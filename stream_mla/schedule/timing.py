@@ -14,7 +14,7 @@ from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.mapping.tiling.tile_order import successors
 from stream_mla.schedule.activities import Activities
 from stream_mla.schedule.problem import Problem
-from stream_mla.schedule.schedule import Held, Move, Run, Schedule, route_of
+from stream_mla.schedule.schedule import Residency, Schedule, TileRun, Transfer, route_of
 
 Cycles = NDArray[np.int64]
 
@@ -23,7 +23,7 @@ Cycles = NDArray[np.int64]
 class Touch:
     """A use of a copy by a step, which holds the copy until it ends, or until what it moves has arrived."""
 
-    copy: int
+    residency: int
     arrival: bool
     opens: bool
 
@@ -47,7 +47,7 @@ class Steps:
     """The unit of each run; -1 for moves."""
     shares: tuple[tuple[tuple[int, int], ...], ...]
     """(resource, demand) of each step."""
-    late: tuple[tuple[int, ...], ...]
+    single_buffered: tuple[tuple[int, ...], ...]
     """Cores whose arrays each step stops."""
     phase: tuple[int, ...]
     """Of runs and loads, which wait for it; 0 for what does not."""
@@ -72,26 +72,28 @@ class Times:
 def times(schedule: Schedule) -> Times:
     """Read the times of a schedule."""
     return Times(
-        start=np.array([step.start for step in (*schedule.runs, *schedule.moves)], dtype=np.int64),
-        done=np.array([*(r.end for r in schedule.runs), *(m.arrival for m in schedule.moves)], dtype=np.int64),
-        held_from=np.array([copy.start for copy in schedule.held], dtype=np.int64),
-        held_to=np.array([copy.end for copy in schedule.held], dtype=np.int64),
+        start=np.array([step.start for step in (*schedule.runs, *schedule.transfers)], dtype=np.int64),
+        done=np.array([*(r.end for r in schedule.runs), *(m.arrival for m in schedule.transfers)], dtype=np.int64),
+        held_from=np.array([residency.start for residency in schedule.residencies], dtype=np.int64),
+        held_to=np.array([residency.end for residency in schedule.residencies], dtype=np.int64),
     )
 
 
 def read_steps(problem: Problem, schedule: Schedule) -> Steps:
     """Read what ties the steps of a valid schedule together."""
-    runs, moves, tiles = schedule.runs, schedule.moves, problem.cut.tiles
-    routes = [route_of(problem, schedule, move) for move in moves]
-    bits = [problem.cut.blocks[move.block].bits for move in moves]
+    runs, transfers, tiles = schedule.runs, schedule.transfers, problem.tile_graph.tiles
+    routes = [route_of(problem, schedule, transfer) for transfer in transfers]
+    bits = [problem.tile_graph.blocks[transfer.block].bits for transfer in transfers]
     known = [(route, route.cycles(size)) for route, size in zip(routes, bits, strict=True) if route is not None]
     shares = tuple(tuple((resource, route.demand) for resource in route.resources) for route, _ in known)
-    loads = [move.source == OFF_CHIP for move in moves]
+    loads = [transfer.source == OFF_CHIP for transfer in transfers]
     before = _before(problem, schedule)
     latency = (*(0 for _ in runs), *(route.latency_cycles for route, _ in known))
-    late = (
-        tuple(schedule.held[copy].core for copy in move.filled) if load and problem.cut.blocks[move.block].late else ()
-        for move, load in zip(moves, loads, strict=True)
+    single_buffered = (
+        tuple(schedule.residencies[residency].core for residency in transfer.filled)
+        if load and problem.tile_graph.blocks[transfer.block].single_buffered
+        else ()
+        for transfer, load in zip(transfers, loads, strict=True)
     )
     return Steps(
         runs=len(runs),
@@ -100,39 +102,39 @@ def read_steps(problem: Problem, schedule: Schedule) -> Steps:
         latencies=np.array(latency, dtype=np.int64),
         before=before,
         after=successors(before),
-        units=(*(problem.unit(run.tile, run.core) for run in runs), *(-1 for _ in moves)),
+        units=(*(problem.unit(run.tile, run.core) for run in runs), *(-1 for _ in transfers)),
         shares=(*(() for _ in runs), *shares),
-        late=(*(() for _ in runs), *late),
+        single_buffered=(*(() for _ in runs), *single_buffered),
         phase=(*(tiles[run.tile].phase for run in runs), *_phases_of_moves(problem, schedule)),
         touches=_touches(problem, schedule),
-        core=tuple(copy.core for copy in schedule.held),
-        bits=tuple(copy.bits for copy in schedule.held),
+        core=tuple(residency.core for residency in schedule.residencies),
+        bits=tuple(residency.bits for residency in schedule.residencies),
     )
 
 
 def _before(problem: Problem, schedule: Schedule) -> tuple[tuple[int, ...], ...]:
-    runs, tiles = schedule.runs, problem.cut.tiles
+    runs, tiles = schedule.runs, problem.tile_graph.tiles
     filled: dict[int, int] = {}
     stored: dict[int, int] = {}
     at_step: dict[tuple[int, int], int] = {}
     for step, run in enumerate(runs):
         tile = tiles[run.tile]
         at_step[tile.chain, tile.step] = step
-        filled.update((copy, step) for copy in run.writes if tile.last)
-    for step, move in enumerate(schedule.moves, start=len(runs)):
-        filled.update((copy, step) for copy in move.filled)
-        if move.target == OFF_CHIP:
-            stored[move.block] = step
+        filled.update((residency, step) for residency in run.writes if tile.last)
+    for step, transfer in enumerate(schedule.transfers, start=len(runs)):
+        filled.update((residency, step) for residency in transfer.filled)
+        if transfer.target == OFF_CHIP:
+            stored[transfer.block] = step
     found: list[tuple[int, ...]] = []
     for run in runs:
         tile = tiles[run.tile]
         chain = (at_step[tile.chain, tile.step - 1],) if tile.step else ()
-        found.append((*(filled[copy] for copy in run.reads), *chain))
-    for move in schedule.moves:
-        if move.source != OFF_CHIP:
-            found.append((filled[move.source],))
+        found.append((*(filled[residency] for residency in run.reads), *chain))
+    for transfer in schedule.transfers:
+        if transfer.source != OFF_CHIP:
+            found.append((filled[transfer.source],))
         else:
-            found.append((stored[move.block],) if move.block in stored else ())
+            found.append((stored[transfer.block],) if transfer.block in stored else ())
     return tuple(found)
 
 
@@ -140,24 +142,28 @@ def _phases_of_moves(problem: Problem, schedule: Schedule) -> Sequence[int]:
     """Loads wait for the phase of the first tile that needs them; other moves for none."""
     needed: dict[int, int] = {}
     for run in schedule.runs:
-        for copy in run.reads:
-            phase = problem.cut.tiles[run.tile].phase
-            needed[copy] = min(phase, needed.get(copy, phase))
+        for residency in run.reads:
+            phase = problem.tile_graph.tiles[run.tile].phase
+            needed[residency] = min(phase, needed.get(residency, phase))
     return [
-        min((needed[copy] for copy in move.filled if copy in needed), default=0) if move.source == OFF_CHIP else 0
-        for move in schedule.moves
+        min((needed[residency] for residency in transfer.filled if residency in needed), default=0)
+        if transfer.source == OFF_CHIP
+        else 0
+        for transfer in schedule.transfers
     ]
 
 
 def _touches(problem: Problem, schedule: Schedule) -> tuple[tuple[Touch, ...], ...]:
     found: list[tuple[Touch, ...]] = []
     for run in schedule.runs:
-        first = not problem.cut.tiles[run.tile].step
-        reads = (Touch(copy=copy, arrival=False, opens=False) for copy in run.reads)
-        found.append((*reads, *(Touch(copy=copy, arrival=False, opens=first) for copy in run.writes)))
-    for move in schedule.moves:
-        source = () if move.source == OFF_CHIP else (Touch(copy=move.source, arrival=False, opens=False),)
-        found.append((*source, *(Touch(copy=copy, arrival=True, opens=True) for copy in move.filled)))
+        first = not problem.tile_graph.tiles[run.tile].step
+        reads = (Touch(residency=residency, arrival=False, opens=False) for residency in run.reads)
+        found.append((*reads, *(Touch(residency=residency, arrival=False, opens=first) for residency in run.writes)))
+    for transfer in schedule.transfers:
+        source = () if transfer.source == OFF_CHIP else (Touch(residency=transfer.source, arrival=False, opens=False),)
+        found.append(
+            (*source, *(Touch(residency=residency, arrival=True, opens=True) for residency in transfer.filled))
+        )
     return tuple(found)
 
 
@@ -166,53 +172,53 @@ def moved(schedule: Schedule, steps: Steps, start: Cycles) -> Schedule:
     starts: list[int] = start.tolist()
     ends = [begin + cycles for begin, cycles in zip(starts, steps.cycles, strict=True)]
     arrivals = [end + latency for end, latency in zip(ends, steps.latency, strict=True)]
-    held_from = [max(arrivals)] * len(schedule.held)
-    held_to = [0] * len(schedule.held)
+    held_from = [max(arrivals)] * len(schedule.residencies)
+    held_to = [0] * len(schedule.residencies)
     for begin, end, arrival, touches in zip(starts, ends, arrivals, steps.touches, strict=True):
         for touch in touches:
-            held_from[touch.copy] = min(held_from[touch.copy], begin)
-            held_to[touch.copy] = max(held_to[touch.copy], arrival if touch.arrival else end)
+            held_from[touch.residency] = min(held_from[touch.residency], begin)
+            held_to[touch.residency] = max(held_to[touch.residency], arrival if touch.arrival else end)
     return Schedule(
         runs=tuple(
             replace(run, start=begin, end=end) for run, begin, end in zip(schedule.runs, starts, ends, strict=False)
         ),
-        moves=tuple(
-            replace(move, start=starts[step], end=ends[step], arrival=arrivals[step])
-            for step, move in enumerate(schedule.moves, start=steps.runs)
+        transfers=tuple(
+            replace(transfer, start=starts[step], end=ends[step], arrival=arrivals[step])
+            for step, transfer in enumerate(schedule.transfers, start=steps.runs)
         ),
-        held=tuple(
-            replace(copy, start=begin, end=end)
-            for copy, begin, end in zip(schedule.held, held_from, held_to, strict=True)
+        residencies=tuple(
+            replace(residency, start=begin, end=end)
+            for residency, begin, end in zip(schedule.residencies, held_from, held_to, strict=True)
         ),
     )
 
 
-def timed(problem: Problem, acts: Activities, run_start: Sequence[int], move_start: Sequence[int]) -> Schedule:
+def timed(problem: Problem, acts: Activities, run_start: Sequence[int], transfer_start: Sequence[int]) -> Schedule:
     """Put times on a placement: residencies follow from what fills and uses each copy."""
-    runs: list[Run] = []
-    first = [1 << 62] * len(acts.copies)
-    last = [0] * len(acts.copies)
+    runs: list[TileRun] = []
+    first = [1 << 62] * len(acts.residencies)
+    last = [0] * len(acts.residencies)
 
-    def touch(copies: Iterable[int], start: int, end: int) -> None:
-        for copy in copies:
-            if start < first[copy]:
-                first[copy] = start
-            if end > last[copy]:
-                last[copy] = end
+    def touch(residencies: Iterable[int], start: int, end: int) -> None:
+        for residency in residencies:
+            if start < first[residency]:
+                first[residency] = start
+            if end > last[residency]:
+                last[residency] = end
 
-    tiles = problem.cut.tiles
+    tiles = problem.tile_graph.tiles
     for tile, start in enumerate(run_start):
-        core = acts.core_of_cluster[tiles[tile].cluster]
+        core = acts.core_of_group[tiles[tile].group]
         end = start + problem.cost(tile, core).cycles
         reads, writes = acts.reads[tile], acts.writes[tile]
-        runs.append(Run(tile=tile, core=core, start=start, end=end, reads=reads, writes=writes))
+        runs.append(TileRun(tile=tile, core=core, start=start, end=end, reads=reads, writes=writes))
         touch(reads + writes, start, end)
-    moves: list[Move] = []
-    for plan, start in zip(acts.moves, move_start, strict=True):
+    transfers: list[Transfer] = []
+    for plan, start in zip(acts.transfers, transfer_start, strict=True):
         end = start + plan.cycles
         arrival = end + plan.route.latency_cycles
-        moves.append(
-            Move(
+        transfers.append(
+            Transfer(
                 block=plan.block,
                 source=plan.source,
                 target=plan.target,
@@ -226,7 +232,7 @@ def timed(problem: Problem, acts: Activities, run_start: Sequence[int], move_sta
             touch((plan.source,), start, end)
         touch(plan.filled, start, arrival)
     held = [
-        Held(block=copy.block, core=copy.core, bits=copy.bits, start=since, end=until)
-        for copy, since, until in zip(acts.copies, first, last, strict=True)
+        Residency(block=residency.block, core=residency.core, bits=residency.bits, start=since, end=until)
+        for residency, since, until in zip(acts.residencies, first, last, strict=True)
     ]
-    return Schedule(runs=tuple(runs), moves=tuple(moves), held=tuple(held))
+    return Schedule(runs=tuple(runs), transfers=tuple(transfers), residencies=tuple(held))

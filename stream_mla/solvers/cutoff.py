@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 
-from stream_mla.schedule.activities import PlannedMove
+from stream_mla.schedule.activities import PlannedTransfer
 from stream_mla.schedule.problem import Problem
 
 
-class BeatenError(Exception):
+class CutoffError(Exception):
     """The schedule would take more cycles than it may."""
 
 
-class Remaining:
+class RemainingWork:
     """What has not started yet, of each unit and each resource."""
 
     def __init__(
-        self, problem: Problem, unit_of: Sequence[int], cycles: Sequence[int], moves: Iterable[PlannedMove]
+        self, problem: Problem, unit_of: Sequence[int], cycles: Sequence[int], transfers: Iterable[PlannedTransfer]
     ) -> None:
         """`unit_of` and `cycles`: of each tile."""
         self.on_unit = [0] * (2 * len(problem.cores))
@@ -24,18 +24,18 @@ class Remaining:
         self.capacities = [resource.capacity for resource in problem.resources]
         self.to_carry = [0] * len(problem.resources)
         """Cycles of moves, times the share of the resource that each takes."""
-        for move in moves:
-            self.add(move)
+        for transfer in transfers:
+            self.add(transfer)
 
-    def add(self, move: PlannedMove) -> None:
+    def add(self, transfer: PlannedTransfer) -> None:
         """Count a move."""
-        for resource in move.route.resources:
-            self.to_carry[resource] += move.cycles * move.route.demand
+        for resource in transfer.route.resources:
+            self.to_carry[resource] += transfer.cycles * transfer.route.demand
 
-    def remove(self, move: PlannedMove) -> None:
+    def remove(self, transfer: PlannedTransfer) -> None:
         """Count a move no longer."""
-        taken = move.cycles * move.route.demand
-        for resource in move.route.resources:
+        taken = transfer.cycles * transfer.route.demand
+        for resource in transfer.route.resources:
             self.to_carry[resource] -= taken
 
     @property

@@ -10,9 +10,9 @@ from stream_mla.mapping.tiling.tile_graph import TileGraph
 from stream_mla.point import Point
 from stream_mla.schedule.bounds.schedule_bounds import Bounds, bounds
 from stream_mla.schedule.candidate import Candidate, Progress
-from stream_mla.schedule.problem import Problem, mixed, price, products
+from stream_mla.schedule.problem import Problem, mix, price, products
 from stream_mla.schedule.replay import replay
-from stream_mla.solvers.tiling_search import tried
+from stream_mla.solvers.tiling_search import greedy_candidates
 from stream_mla.workload.operator_graph import OperatorGraph
 
 SMALL_SAVING = 1e-4
@@ -23,11 +23,11 @@ HALVINGS = 5
 """Of the tiles of an operator that cannot all be frugal, the first are, to the nearest 2^-5 of them."""
 
 
-class Pool:
+class MappingPool:
     """Tilings of one point with their schedules and prices, kept while a front is drawn, whose points share them."""
 
     def __init__(self, point: Point, graph: OperatorGraph, progress: Progress) -> None:
-        self._tried = tried(point, graph, Objective.LATENCY, progress)
+        self._tried = greedy_candidates(point, graph, Objective.LATENCY, progress)
         self._fast: list[Candidate] = []
         self._prices: dict[int, tuple[Problem, Problem, Bounds]] = {}
         self._under: dict[tuple[int, frozenset[int]], Candidate] = {}
@@ -39,30 +39,32 @@ class Pool:
             self._fast.append(candidate)
             yield candidate
 
-    def prices(self, cut: TileGraph, accelerator: Accelerator) -> tuple[Problem, Problem, Bounds]:
+    def prices(self, tile_graph: TileGraph, accelerator: Accelerator) -> tuple[Problem, Problem, Bounds]:
         """Return a tiling priced for latency and for energy, and the bounds that hold whatever the mappings."""
-        if id(cut) not in self._prices:
-            fast, thrifty = (price(cut, accelerator, objective) for objective in (Objective.LATENCY, Objective.ENERGY))
-            limits = Bounds(cycles=bounds(fast).cycles, energy_pj=bounds(thrifty).energy_pj)
-            self._prices[id(cut)] = fast, thrifty, limits
-        return self._prices[id(cut)]
+        if id(tile_graph) not in self._prices:
+            fast, least_energy = (
+                price(tile_graph, accelerator, objective) for objective in (Objective.LATENCY, Objective.ENERGY)
+            )
+            limits = Bounds(cycles=bounds(fast).cycles, energy_pj=bounds(least_energy).energy_pj)
+            self._prices[id(tile_graph)] = fast, least_energy, limits
+        return self._prices[id(tile_graph)]
 
     def limits(self, candidate: Candidate) -> Bounds:
         """Return bounds on the schedules of a candidate's tiling, whatever the mappings."""
-        return self.prices(candidate.problem.cut, candidate.problem.accelerator)[2]
+        return self.prices(candidate.problem.tile_graph, candidate.problem.accelerator)[2]
 
-    def remapped(self, base: Candidate, frugal: frozenset[int]) -> Candidate:
+    def remapped(self, base: Candidate, least_energy_tiles: frozenset[int]) -> Candidate:
         """Return the decisions of a candidate with other mappings, and the times that follow."""
-        key = id(base.schedule), frugal
+        key = id(base.schedule), least_energy_tiles
         if key not in self._under:
-            fast, thrifty, limits = self.prices(base.problem.cut, base.problem.accelerator)
-            problem = mixed(fast, thrifty, frugal)
+            fast, least_energy, limits = self.prices(base.problem.tile_graph, base.problem.accelerator)
+            problem = mix(fast, least_energy, least_energy_tiles)
             self._under[key] = replace(
                 base,
                 problem=problem,
                 limits=limits,
                 schedule=replay(problem, base.schedule),
-                frugal=frugal,
+                least_energy_tiles=least_energy_tiles,
                 checked=False,
             )
         return self._under[key]
@@ -73,31 +75,31 @@ class Pool:
         All products are frugal if that is fast enough; else those of one operator after the other, first of those
         that save most for the cycles they add: all of its tiles, or as many of the first as the cap allows.
         """
-        if (all_frugal := self.remapped(base, products(base.problem.cut))).latency_cycles <= cap:
-            yield all_frugal
+        if (all_least_energy := self.remapped(base, products(base.problem.tile_graph))).latency_cycles <= cap:
+            yield all_least_energy
             return
-        frugal: frozenset[int] = frozenset()
+        least_energy_tiles: frozenset[int] = frozenset()
         for tiles in self._savers(base):
             most, step = 0, len(tiles)
             for _ in range(HALVINGS + 1):
-                candidate = self.remapped(base, frugal.union(tiles[: most + step]))
+                candidate = self.remapped(base, least_energy_tiles.union(tiles[: most + step]))
                 if candidate.latency_cycles <= cap:
                     most += step
                     yield candidate
                     if most == len(tiles):
                         break
                 step = (step + 1) // 2
-            frugal = frugal.union(tiles[:most])
+            least_energy_tiles = least_energy_tiles.union(tiles[:most])
 
     def _savers(self, base: Candidate) -> list[list[int]]:
         """Return the tiles of each operator that has energy to save, in the order in which they run."""
         saved: dict[str, float] = defaultdict(float)
         added: dict[str, int] = defaultdict(int)
         tiles: dict[str, list[int]] = defaultdict(list)
-        fast, thrifty, _ = self.prices(base.problem.cut, base.problem.accelerator)
+        fast, least_energy, _ = self.prices(base.problem.tile_graph, base.problem.accelerator)
         for run in sorted(base.schedule.runs, key=lambda run: (run.start, run.tile)):
-            quick, slow = fast.cost(run.tile, run.core), thrifty.cost(run.tile, run.core)
-            operator = fast.cut.tiles[run.tile].operator
+            quick, slow = fast.cost(run.tile, run.core), least_energy.cost(run.tile, run.core)
+            operator = fast.tile_graph.tiles[run.tile].operator
             saved[operator] += quick.energy_pj - slow.energy_pj
             added[operator] += slow.cycles - quick.cycles
             if slow != quick:

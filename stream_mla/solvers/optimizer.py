@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import inf
 
 from stream_mla.errors import InfeasibleError, NoScheduleError
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.tiling.tile_graph import TileGraph
 from stream_mla.point import Point
@@ -23,11 +23,11 @@ from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import products
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.energy_mappings import Pool
+from stream_mla.solvers.energy_mappings import MappingPool
 from stream_mla.solvers.improvement.hill_climbing import climb
-from stream_mla.solvers.improvement.right_shift import put_off
-from stream_mla.solvers.list_scheduling.multi_start import variants
-from stream_mla.solvers.tiling_search import faster, improving, tried
+from stream_mla.solvers.improvement.right_shift import right_shifted
+from stream_mla.solvers.list_scheduling.multi_start import multi_start
+from stream_mla.solvers.tiling_search import greedy_candidates, improving_candidates, until_stagnation
 from stream_mla.workload.operator_graph import OperatorGraph
 
 NEAR = 5e-3
@@ -52,7 +52,7 @@ CLIMBING = 0.5
 """Share of the time limit for hill climbing, before CP-SAT gets the rest; all of it where CP-SAT is left out."""
 
 
-class Hunt:
+class Optimizer:
     """The best schedule found so far of one point, and the ways to better ones."""
 
     def __init__(self, point: Point, graph: OperatorGraph, progress: Progress) -> None:
@@ -64,12 +64,12 @@ class Hunt:
         self.settled = 0
         """Cycles of what gains nothing by being put off."""
         self.greedy_cycles = 0
-        self.passes = 2 if point.objective is Objective.LATENCY_THEN_ENERGY else 1
+        self.solver_rounds = 2 if point.objective is Objective.LATENCY_THEN_ENERGY else 1
         """Of the solver, which share its time."""
         self.solved: list[tuple[TileGraph, Solved]] = []
         """What the solver said, and of which tiling."""
 
-    def run(self, pool: Pool, starts: Sequence[Candidate]) -> None:
+    def run(self, pool: MappingPool, starts: Sequence[Candidate]) -> None:
         """Search; whatever ends this, `best` is the best so far."""
         name = f"{self.point.workload.model.name} as {self.point.scheme}"
         if self.cap is not None and self.cap < self.ideal:
@@ -77,31 +77,33 @@ class Hunt:
                 f"{name} takes at least {self.ideal:,} cycles on {self.point.accelerator.name}, whatever the tiling: "
                 f"more than the latency cap of {self.cap:,}"
             )
-        all_frugal = self.point.objective is Objective.ENERGY and self.cap is None
+        all_least_energy = self.point.objective is Objective.ENERGY and self.cap is None
         for start in starts:  # with the mappings that suit the objective
-            frugal = products(start.problem.cut) if all_frugal else frozenset[int]()
-            self._consider(start if self.cap is not None else pool.remapped(start, frugal))
+            least_energy_tiles = products(start.problem.tile_graph) if all_least_energy else frozenset[int]()
+            self._consider(start if self.cap is not None else pool.remapped(start, least_energy_tiles))
         if self.point.objective is Objective.LATENCY:
             self._try_tilings(Objective.LATENCY, enough=self.ideal * (1 + max(NEAR, self.point.gap_limit)))
             self._improve()
-        elif all_frugal:
+        elif all_least_energy:
             self._try_tilings(Objective.ENERGY, enough=0)
             self._improve()
         else:
             self._under_cap(pool, starts)
 
-    @uncollected
+    @gc_paused
     def _try_tilings(self, objective: Objective, enough: float) -> None:
         if objective is Objective.LATENCY:
-            candidates = faster(self.point, self.graph, self.progress, enough)
+            candidates = improving_candidates(self.point, self.graph, self.progress, enough)
         else:
-            candidates = improving(tried(self.point, self.graph, objective, self.progress), objective)
+            candidates = until_stagnation(
+                greedy_candidates(self.point, self.graph, objective, self.progress), objective
+            )
         for number, candidate in enumerate(candidates):
             self._consider(candidate)
-            self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
+            self._say(f"tiling {number}: {len(candidate.problem.tile_graph.tiles):,} tiles, ")
         self._try_variants(objective)
 
-    @uncollected
+    @gc_paused
     def _try_variants(self, objective: Objective) -> None:
         """Try other orders and placements of the best tiling, where its bound leaves room for them."""
         if self.best is None or objective is not Objective.LATENCY:
@@ -110,20 +112,20 @@ class Hunt:
         few = max(FEW, STEPS_PER_S * self.point.time_limit_s)
         if self.best.within(narrow if self.best.steps <= few else wide, objective):
             return
-        for schedule in variants(self.best.problem, self._to_beat, self._tries()):
+        for schedule in multi_start(self.best.problem, self._to_beat, self._tries()):
             self._consider(replace(self.best, schedule=schedule, found_by="greedy", checked=False))
             self._say("other orders, ")
             if self.best.within(narrow, objective):
                 return
         if not self.best.within(wide, objective):
-            self._put_off()
+            self._forward_backward()
 
     def _tries(self) -> int:
         """How many other orders of the best tiling are worth their time."""
         assert self.best is not None
         return max(1, STEPS_TRIED // self.best.steps)
 
-    def _put_off(self) -> None:
+    def _forward_backward(self) -> None:
         """Put all steps off and let them move up again, as long as that gains and more is asked for."""
         assert self.best is not None
         if self.aim is not Objective.LATENCY or self.best.latency_cycles == self.settled:
@@ -132,7 +134,7 @@ class Hunt:
             if self.best.within(self.point.gap_limit, self.aim):
                 break
             before = self.best.latency_cycles
-            later = replace(self.best, schedule=put_off(self.best.problem, self.best.schedule), checked=False)
+            later = replace(self.best, schedule=right_shifted(self.best.problem, self.best.schedule), checked=False)
             self._consider(self._checked(later))
             self._say("put off, ")
             if self.best.latency_cycles > before * (1 - SLIGHT):
@@ -143,14 +145,14 @@ class Hunt:
         """Cycles that a better schedule may take."""
         return inf if self.best is None else self.best.latency_cycles - 1
 
-    def _under_cap(self, pool: Pool, starts: Sequence[Candidate]) -> None:
+    def _under_cap(self, pool: MappingPool, starts: Sequence[Candidate]) -> None:
         """Least energy under the cap; without one, least latency first, and what is found is the cap."""
         fastest: Candidate | None = None
         for number, candidate in enumerate(pool.fast()):
             if fastest is None or candidate.latency_cycles < fastest.latency_cycles:
                 fastest = candidate
             self._consider(candidate)
-            self._say(f"tiling {number}: {len(candidate.problem.cut.tiles):,} tiles, ")
+            self._say(f"tiling {number}: {len(candidate.problem.tile_graph.tiles):,} tiles, ")
         assert fastest is not None, "a search without any tiling that fits ends in an error"
         if self.cap is None:
             self._try_variants(Objective.LATENCY)
@@ -186,7 +188,7 @@ class Hunt:
                 f"{found.latency_cycles:,} cycles ({seconds * 1e6:,.1f} us), and none can take less than {self.ideal:,}"
             )
 
-    def _save_energy(self, pool: Pool, cap: int) -> None:
+    def _save_energy(self, pool: MappingPool, cap: int) -> None:
         """Try frugal mappings on the best schedule and on the tilings that promise most."""
         assert self.best is not None
         promising = sorted(
@@ -220,10 +222,10 @@ class Hunt:
         self.greedy_cycles = self.greedy_cycles or self.best.latency_cycles
         if self.point.time_limit_s == 0:
             return
-        self._put_off()
+        self._forward_backward()
         if self.best.within(self.point.gap_limit, self.aim):
             return
-        budget_s = self.point.time_limit_s / self.passes
+        budget_s = self.point.time_limit_s / self.solver_rounds
         if self.aim is Objective.LATENCY:
             large = self.best.steps > MOST_IN_WINDOWS
             self._climb(budget_s if large else budget_s * CLIMBING)
@@ -319,9 +321,9 @@ class Hunt:
     def _heard(self, status: str, bound_cycles: int | None, seconds: float) -> None:
         assert self.best is not None
         said = Solved(objective=self.aim, status=status, bound_cycles=bound_cycles, seconds=seconds)
-        self.solved.append((self.best.problem.cut, said))
+        self.solved.append((self.best.problem.tile_graph, said))
 
-    @uncollected
+    @gc_paused
     def _checked(self, candidate: Candidate) -> Candidate:
         """Return the replay of a candidate; both must obey all rules, and the replay may not be later."""
         if candidate.checked:
@@ -341,14 +343,15 @@ class Hunt:
             )
         return replace(candidate, schedule=again, checked=True)
 
-    @uncollected
+    @gc_paused
     def settle(self, *, interrupted: bool) -> tuple[Candidate, Story]:
         """Return the best schedule, checked, and how it was found."""
         assert self.best is not None
         best = self._checked(self.best)
         return best, Story(
             solved=tuple(
-                said if cut is best.problem.cut else replace(said, bound_cycles=None) for cut, said in self.solved
+                said if tile_graph is best.problem.tile_graph else replace(said, bound_cycles=None)
+                for tile_graph, said in self.solved
             ),
             greedy_latency_cycles=self.greedy_cycles or best.latency_cycles,
             latency_cap_cycles=self.cap,

@@ -1,7 +1,7 @@
 """Tilings of one graph with their greedy schedules: what every objective chooses from.
 
 Products may use their fastest mapping or the one of least energy. A candidate says for which tiles the latter is used
-(`frugal`): for none where latency is wanted, for all where energy is, and for some under a latency cap.
+(`least_energy_tiles`): for none where latency is wanted, for all where energy is, and for some under a latency cap.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,16 +10,16 @@ from math import inf
 
 from stream_mla.errors import InfeasibleError, NoScheduleError, TooManyTilesError
 from stream_mla.hardware.core_cost import Objective
-from stream_mla.mapping.planning.memory_footprint import fullest
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.memory_footprint import peak_occupancy
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.tiling.tile_graph import Tiling, tile_count
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
 from stream_mla.schedule.bounds.schedule_bounds import Bounds, bounds
-from stream_mla.schedule.bounds.tiling_bounds import floor_cycles
+from stream_mla.schedule.bounds.tiling_bounds import tiling_lower_bound
 from stream_mla.schedule.candidate import Candidate, Progress
 from stream_mla.schedule.problem import Problem, price, products
-from stream_mla.solvers.cutoff import BeatenError
+from stream_mla.solvers.cutoff import CutoffError
 from stream_mla.solvers.list_scheduling.greedy import greedy
 from stream_mla.workload.operator_graph import OperatorGraph
 
@@ -43,12 +43,12 @@ MOST_TILES = 500_000
 
 def _scheduled(problem: Problem, limits: Bounds, limit: float, gap: float) -> Candidate:
     """Return the greedy schedule of a problem, priced for one objective, as a candidate: one of this gap is enough."""
-    frugal = products(problem.cut) if problem.objective is Objective.ENERGY else frozenset[int]()
+    least_energy_tiles = products(problem.tile_graph) if problem.objective is Objective.ENERGY else frozenset[int]()
     return Candidate(
         problem=problem,
         limits=limits,
         schedule=greedy(problem, limit, limits.lower_bound_cycles * (1 + gap), easy=gap >= EASY),
-        frugal=frugal,
+        least_energy_tiles=least_energy_tiles,
         found_by="greedy",
     )
 
@@ -82,19 +82,19 @@ class _Trials:
             self.too_many.append(f"an SRAM of {sram:,} B would cut it into {tiles:,} tiles, more than {MOST_TILES:,}")
             return None
         self.steps += tiles
-        cut = tile(self.graph, tiling)
-        problem = price(cut, accelerator, self.objective)
+        tile_graph = tile(self.graph, tiling)
+        problem = price(tile_graph, accelerator, self.objective)
         limits = bounds(problem)
         try:
             if limits.lower_bound_cycles > limit:
-                raise BeatenError
+                raise CutoffError
             candidate = _scheduled(problem, limits, limit, self.point.gap_limit)
-        except BeatenError:
+        except CutoffError:
             self.progress(f"tiling {number}: {tiles:,} tiles, not faster")
             raise
         except (InfeasibleError, NoScheduleError) as error:
             self.fits_not.append(str(error))
-            self.steps += len(cut.blocks)
+            self.steps += len(tile_graph.blocks)
             self.failed_tiles += tiles
             self.progress(f"tiling {number}: {tiles:,} tiles do not fit")
             return None
@@ -109,10 +109,12 @@ class _Trials:
             raise kind(_why_none(self.point, self.graph, self.fits_not or self.too_many))
 
 
-def tried(point: Point, graph: OperatorGraph, objective: Objective, progress: Progress) -> Iterator[Candidate]:
+def greedy_candidates(
+    point: Point, graph: OperatorGraph, objective: Objective, progress: Progress
+) -> Iterator[Candidate]:
     """Yield a candidate of every tiling that fits, in the order of the plans; NoScheduleError if none does."""
     trials = _Trials(point, graph, objective, progress)
-    for number, tiling in enumerate(plans(graph, point.accelerator, point.tile_sizes, point.policy)):
+    for number, tiling in enumerate(candidate_tilings(graph, point.accelerator, point.tile_sizes, point.policy)):
         if trials.enough(tiling):
             break
         if candidate := trials.schedule(number, tiling):
@@ -120,7 +122,7 @@ def tried(point: Point, graph: OperatorGraph, objective: Objective, progress: Pr
     trials.require_one()
 
 
-def improving(values: Iterable[Candidate], objective: Objective) -> Iterator[Candidate]:
+def until_stagnation(values: Iterable[Candidate], objective: Objective) -> Iterator[Candidate]:
     """Yield candidates until some in a row were in vain."""
     least, vain = inf, 0
     for candidate in values:
@@ -132,7 +134,7 @@ def improving(values: Iterable[Candidate], objective: Objective) -> Iterator[Can
             return
 
 
-def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float) -> Iterator[Candidate]:
+def improving_candidates(point: Point, graph: OperatorGraph, progress: Progress, enough: float) -> Iterator[Candidate]:
     """Yield candidates, each faster than the one before, until one has `enough` cycles; NoScheduleError if none fits.
 
     Tilings come in the order of what they promise. Not even cut are those whose floor is not below the fastest, or,
@@ -142,15 +144,15 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
     trials = _Trials(point, graph, Objective.LATENCY, progress)
     least, vain, worth = inf, 0, GAIN
     known: list[tuple[Tiling, int]] = []
-    for number, (tiling, floor) in enumerate(promising_first(point, graph, enough, trials.hopeless)):
-        alike = replace(tiling, shared=frozenset(), early=frozenset()), floor
+    for number, (tiling, floor) in enumerate(best_first(point, graph, enough, trials.hopeless)):
+        alike = replace(tiling, shared=frozenset(), eager=frozenset()), floor
         if floor > least * (1 - worth) or alike in known:
             continue
         if vain == PATIENCE or trials.enough(tiling):
             break
         try:
             candidate = trials.schedule(number, tiling, least * (1 - GAIN))
-        except BeatenError:
+        except CutoffError:
             vain += 1
             known.append(alike)
             continue
@@ -167,7 +169,7 @@ def faster(point: Point, graph: OperatorGraph, progress: Progress, enough: float
     trials.require_one()
 
 
-def promising_first(
+def best_first(
     point: Point, graph: OperatorGraph, enough: float, hopeless: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[Tiling, int]]:
     """Yield tilings with their floors, the lowest first; at once, while no floor can be better than `enough` and tiles
@@ -176,10 +178,10 @@ def promising_first(
     """
     later: list[tuple[Tiling, int, float]] = []
     tight: list[tuple[Tiling, int, float]] = []
-    for tiling in plans(graph, point.accelerator, point.tile_sizes, point.policy):
-        floor = floor_cycles(graph, point.accelerator, tiling)
+    for tiling in candidate_tilings(graph, point.accelerator, point.tile_sizes, point.policy):
+        floor = tiling_lower_bound(graph, point.accelerator, tiling)
         work = TILE_PRICE * tile_count(graph, tiling)
-        if fullest(graph, point.accelerator, tiling) > 1:
+        if peak_occupancy(graph, point.accelerator, tiling) > 1:
             tight.append((tiling, floor, floor * (1 + work)))
         elif not later and floor <= enough and work <= ALIKE:
             yield tiling, floor
@@ -195,9 +197,9 @@ def promising_first(
         yield tiling, floor
 
 
-def promised_tiles(point: Point, graph: OperatorGraph) -> int:
+def best_first_tile_count(point: Point, graph: OperatorGraph) -> int:
     """Return the tiles of the tiling that promises most."""
-    tiling, _ = next(promising_first(point, graph, enough=0))
+    tiling, _ = next(best_first(point, graph, enough=0))
     return tile_count(graph, tiling)
 
 

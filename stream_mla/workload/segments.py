@@ -16,7 +16,7 @@ from stream_mla.workload.operator_graph import HEADS, Kind, Operator, OperatorGr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class Segment:
     """A part of a layer, on some of the heads, tokens or requests."""
 
     graph: OperatorGraph
@@ -26,7 +26,7 @@ class Pass:
     """How often it runs, each time with others."""
 
 
-def stretches(graph: OperatorGraph) -> list[tuple[Operator, ...]]:
+def stages_of(graph: OperatorGraph) -> list[tuple[Operator, ...]]:
     """Return the operators before the heads, those that work on heads, and those after them; without empty ones.
 
     What groups of heads share (the keys and values of GQA) comes before the heads.
@@ -38,7 +38,7 @@ def stretches(graph: OperatorGraph) -> list[tuple[Operator, ...]]:
     before = tuple(o for n, o in enumerate(operators) if n not in numbers and n < last)
     heads = tuple(operators[number] for number in numbers)
     after = tuple(o for n, o in enumerate(operators) if n not in numbers and n > last)
-    return [stretch for stretch in (before, heads, after) if stretch]
+    return [stage for stage in (before, heads, after) if stage]
 
 
 def _runs_along(operator: Operator, index: str) -> bool:
@@ -46,7 +46,7 @@ def _runs_along(operator: Operator, index: str) -> bool:
     return all(index in operand.indices for operand in operator.outputs)
 
 
-def passes(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -> list[Pass]:
+def segments(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -> list[Segment]:
     """Return the passes of a stretch: about so many in all, of as few kinds as that allows.
 
     Heads are cut, groups of them first, then requests, whose keys nobody else reads; a stretch without heads is cut
@@ -58,11 +58,11 @@ def passes(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -> 
         wanted = min(pieces, graph.extents[index])
         cuts[index] = _sizes(graph.extents[index], wanted)
         pieces = -(-pieces // sum(cuts[index].values()))
-    found: list[Pass] = []
+    found: list[Segment] = []
     for chosen in product(*cuts.values()):
         sizes = {i: size for i, size in zip(cuts, chosen, strict=True) if size < graph.extents[i]}
         times = prod(cuts[index][size] for index, size in zip(cuts, chosen, strict=True))
-        found.append(Pass(graph=part(graph, operators, sizes), sizes=sizes, times=times))
+        found.append(Segment(graph=part(graph, operators, sizes), sizes=sizes, times=times))
     return found
 
 
@@ -114,7 +114,7 @@ def part(graph: OperatorGraph, operators: Sequence[Operator], sizes: Mapping[str
     )
 
 
-def handed_over(parts: Sequence[Pass]) -> Iterator[str]:
+def handed_over(parts: Sequence[Segment]) -> Iterator[str]:
     """Yield the tensors that one pass writes to the DRAM for another."""
     made = {operand.tensor for part in parts for operator in part.graph.operators for operand in operator.outputs}
     inputs = {name: None for part in parts for name, t in part.graph.tensors.items() if t.role is Role.INPUT}

@@ -27,15 +27,15 @@ def can_spread(graph: OperatorGraph, operator: Operator) -> bool:
     return operator.kind is Kind.EINSUM and operator.addend is None and not local
 
 
-def spread(graph: OperatorGraph, row_parts: Mapping[str, int]) -> OperatorGraph:
+def spread(graph: OperatorGraph, k_splits: Mapping[str, int]) -> OperatorGraph:
     """Return the graph in which these operators leave partial sums, in so many parts, each followed by their sum."""
-    row_parts = {name: parts for name, parts in row_parts.items() if parts > 1}
-    if not row_parts:
+    k_splits = {name: parts for name, parts in k_splits.items() if parts > 1}
+    if not k_splits:
         return graph
     operators: list[Operator] = []
     tensors = dict(graph.tensors)
     for operator in graph.operators:
-        parts = row_parts.get(operator.name, 1)
+        parts = k_splits.get(operator.name, 1)
         if parts == 1:
             operators.append(operator)
             continue
@@ -65,16 +65,16 @@ def found_parts(graph: OperatorGraph) -> dict[str, int]:
 
 
 def spread_cut(
-    graph: OperatorGraph, row_parts: Mapping[str, int], sizes: Mapping[str, Mapping[str, int]]
+    graph: OperatorGraph, k_splits: Mapping[str, int], sizes: Mapping[str, Mapping[str, int]]
 ) -> OperatorGraph:
     """Spread a graph as far as sizes cut it into row pieces; what is spread already stays as it is."""
     extents = graph.extents
     parts: dict[str, int] = {}
-    for operator in graph.operators if row_parts else ():
-        if operator.name in row_parts and parts_of(graph, operator) == 1:
+    for operator in graph.operators if k_splits else ():
+        if operator.name in k_splits and parts_of(graph, operator) == 1:
             given = sizes.get(operator.name, {})
             rows = prod(-(-extents[i] // given.get(i, extents[i])) for i in gemm_indices(operator).k)
-            parts[operator.name] = min(row_parts[operator.name], rows)
+            parts[operator.name] = min(k_splits[operator.name], rows)
     return spread(graph, parts)
 
 

@@ -102,13 +102,13 @@ def test_of_paths_of_one_length_the_fastest_then_the_frugal_then_the_first_serve
     via_2 = path(wire("core0", "core2", name="c"), wire("core2", "core3", name="d"))
     wide = [via_2[0], replace(via_2[1], bandwidth=16, port_bandwidth=16)]
     wider = [replace(link, bandwidth=16, port_bandwidth=16) for link in via_2]
-    frugal = [via_2[0], replace(via_2[1], energy=0.125)]
+    least_energy_tiles = [via_2[0], replace(via_2[1], energy=0.125)]
 
     assert _links([*via_1, *via_2]) == ("a", "b")
     assert _links([*via_2, *via_1]) == ("c", "d")
     assert _links([*via_1, *wide]) == ("a", "b")  # its first link is no faster
     assert _links([*via_1, *wider]) == ("c", "d")
-    assert _links([*via_1, *frugal]) == ("c", "d")
+    assert _links([*via_1, *least_energy_tiles]) == ("c", "d")
 
 
 def test_a_slow_start_wins_where_the_end_is_slower_still() -> None:
@@ -178,7 +178,7 @@ def _sends(*pairs: tuple[int, int]) -> Problem:
 def test_paths_contend_for_a_link_in_the_middle(pairs: tuple[tuple[int, int], ...], starts: list[int]) -> None:
     problem = _sends(*pairs)
     schedule = greedy(problem)
-    sends = sorted(move.start for move in schedule.moves if move.source != OFF_CHIP and move.target != OFF_CHIP)
+    sends = sorted(move.start for move in schedule.transfers if move.source != OFF_CHIP and move.target != OFF_CHIP)
 
     assert violations(problem, schedule) == []
     assert sends == starts  # 80 bit at 8 bit per cycle: 10 cycles each

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.schedule.checker import violations
@@ -18,13 +18,13 @@ SMALL = 800
 
 
 def _all(graph: OperatorGraph, policy: Policy, sram_bits: int = SMALL) -> list[Tiling]:
-    return list(plans(graph, machine(*[core_type(sram_bits=sram_bits)] * 2), {}, policy))
+    return list(candidate_tilings(graph, machine(*[core_type(sram_bits=sram_bits)] * 2), {}, policy))
 
 
 @pytest.mark.parametrize("scheme", LATENT_SCHEMES)
 def test_free_takes_nothing_away(scheme: str) -> None:
     found = _all(lower(workload(latent()), scheme), POLICIES["free"])
-    assert {(tiling.late, len(tiling.phases)) for tiling in found} == {(frozenset(), 0)}
+    assert {(tiling.single_buffered, len(tiling.phases)) for tiling in found} == {(frozenset(), 0)}
     assert {bool(tiling.spilled) for tiling in found} == {True, False}
 
 
@@ -35,20 +35,22 @@ def test_layer_by_layer_spills_all_and_numbers_the_operators() -> None:
     assert found
     for tiling in found:
         assert tiling.spilled == inner
-        assert tiling.local == tiling.inline == tiling.late == frozenset()
+        assert tiling.local == tiling.inline == tiling.single_buffered == frozenset()
         assert [tiling.phases[operator.name] for operator in graph.operators] == list(range(16))
 
 
 def test_layers_run_one_after_the_other() -> None:
     graph = lower(workload(latent(), query_tokens=2), "mla_rc")
     accelerator = machine(core_type(), core_type())
-    problem = small_problem(graph, next(iter(plans(graph, accelerator, {}, POLICIES["layer_by_layer"]))), accelerator)
+    problem = small_problem(
+        graph, next(iter(candidate_tilings(graph, accelerator, {}, POLICIES["layer_by_layer"]))), accelerator
+    )
     schedule = greedy(problem)
     assert violations(problem, schedule) == []
     ends = [0] * len(graph.operators)
     starts = [schedule.latency_cycles] * len(graph.operators)
     for run in schedule.runs:
-        phase = problem.cut.tiles[run.tile].phase
+        phase = problem.tile_graph.tiles[run.tile].phase
         starts[phase], ends[phase] = min(starts[phase], run.start), max(ends[phase], run.end)
     assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
 
@@ -83,16 +85,16 @@ def test_the_stacks_of_grouped_queries() -> None:
 
 def test_the_letter_loads_second_operands_ahead() -> None:
     # first operands: of the projections x and the normalised latent, then query, query_full, numerators, context
-    late = {"x", "q_latent_norm", "query", "query_full", "probs", "context", "head_out"}
+    single_buffered = {"x", "q_latent_norm", "query", "query_full", "probs", "context", "head_out"}
     for tiling in _all(lower(workload(latent()), "mla_absorbed"), POLICIES["letter"]):
-        assert tiling.late == late
+        assert tiling.single_buffered == single_buffered
 
 
 def test_without_prefetch_all_loads_are_late() -> None:
     graph = lower(workload(latent()), "mla_absorbed")
     policy = Policy(fusion=Fusion.AUTO, prefetch=Prefetch.OFF, sharing=True)
     for tiling in _all(graph, policy):
-        assert tiling.late == frozenset(graph.tensors)
+        assert tiling.single_buffered == frozenset(graph.tensors)
         assert tiling.phases == {}
 
 

@@ -19,8 +19,8 @@ import pytest
 from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
-from stream_mla.schedule.schedule import Run, Schedule, peak_sram_bits, route_of
-from tests.helpers import Step, block, core_type, forward, hand_problem, held, machine, move
+from stream_mla.schedule.schedule import Schedule, TileRun, peak_sram_bits, route_of
+from tests.helpers import Step, block, core_type, forward, hand_problem, held, machine, transfer
 
 CORE = core_type(sram_bits=1000)
 A, B, Z, Y, S, LAST = range(6)
@@ -36,8 +36,8 @@ STEPS = [
     Step(name="first", reads=("a",), writes="z", cycles=3),
     Step(name="second", reads=("b",), writes="z", cycles=4),
     Step(name="use", reads=("z",), writes="y", cycles=2),
-    Step(name="tail", reads=("z",), writes="s", cycles=2, vector=True, cluster=0),
-    Step(name="end", reads=("s",), writes="o", cycles=1, vector=True, cluster=1),
+    Step(name="tail", reads=("z",), writes="s", cycles=2, vector=True, group=0),
+    Step(name="end", reads=("s",), writes="o", cycles=1, vector=True, group=1),
 ]
 FIRST, SECOND, USE, TAIL, END = range(5)
 LOAD_A, LOAD_B, SEND_Z, STORE_Y, STORE_S, LOAD_S, STORE_O = range(7)
@@ -48,8 +48,8 @@ def _problem() -> Problem:
     return hand_problem(machine(CORE, CORE, bandwidth=16), BLOCKS, STEPS)
 
 
-def _run(tile: int, core: int, start: int, end: int, read: int, write: int) -> Run:
-    return Run(tile=tile, core=core, start=start, end=end, reads=(read,), writes=(write,))
+def _run(tile: int, core: int, start: int, end: int, read: int, write: int) -> TileRun:
+    return TileRun(tile=tile, core=core, start=start, end=end, reads=(read,), writes=(write,))
 
 
 VALID = Schedule(
@@ -60,16 +60,16 @@ VALID = Schedule(
         _run(TAIL, 0, 9, 11, HELD_Z, HELD_S),
         _run(END, 1, 14, 15, LOADED_S, HELD_O),
     ),
-    moves=(
-        move(A, OFF_CHIP, HELD_A, 0, 2),
-        move(B, OFF_CHIP, HELD_B, 2, 4),
-        move(Z, HELD_Z, SENT_Z, 9, 10),
-        move(Y, HELD_Y, OFF_CHIP, 12, 13),
-        move(S, HELD_S, OFF_CHIP, 11, 12),
-        move(S, OFF_CHIP, LOADED_S, 13, 14),
-        move(LAST, HELD_O, OFF_CHIP, 15, 16),
+    transfers=(
+        transfer(A, OFF_CHIP, HELD_A, 0, 2),
+        transfer(B, OFF_CHIP, HELD_B, 2, 4),
+        transfer(Z, HELD_Z, SENT_Z, 9, 10),
+        transfer(Y, HELD_Y, OFF_CHIP, 12, 13),
+        transfer(S, HELD_S, OFF_CHIP, 11, 12),
+        transfer(S, OFF_CHIP, LOADED_S, 13, 14),
+        transfer(LAST, HELD_O, OFF_CHIP, 15, 16),
     ),
-    held=(
+    residencies=(
         held(A, 0, 32, 0, 5),
         held(B, 0, 32, 2, 9),
         held(Z, 0, 64, 2, 11),
@@ -89,15 +89,15 @@ def _change_run(number: int, **changes: object) -> Schedule:
 
 
 def _change_move(number: int, **changes: int) -> Schedule:
-    moves = list(VALID.moves)
-    moves[number] = replace(moves[number], **changes)
-    return replace(VALID, moves=tuple(moves))
+    transfers = list(VALID.transfers)
+    transfers[number] = replace(transfers[number], **changes)
+    return replace(VALID, transfers=tuple(transfers))
 
 
 def _change_held(number: int, **changes: int) -> Schedule:
-    held = list(VALID.held)
+    held = list(VALID.residencies)
     held[number] = replace(held[number], **changes)
-    return replace(VALID, held=tuple(held))
+    return replace(VALID, residencies=tuple(held))
 
 
 def test_the_schedule_by_hand_is_valid_and_is_what_running_forward_finds() -> None:
@@ -107,8 +107,8 @@ def test_the_schedule_by_hand_is_valid_and_is_what_running_forward_finds() -> No
     assert [(r.tile, r.core, r.start, r.end) for r in found.runs] == [
         (r.tile, r.core, r.start, r.end) for r in VALID.runs
     ]
-    assert sorted((m.block, m.start, m.end) for m in found.moves) == sorted(
-        (m.block, m.start, m.end) for m in VALID.moves
+    assert sorted((m.block, m.start, m.end) for m in found.transfers) == sorted(
+        (m.block, m.start, m.end) for m in VALID.transfers
     )
 
 
@@ -150,7 +150,7 @@ BROKEN: dict[str, tuple[Schedule, list[str]]] = {
         replace(
             VALID,
             runs=(_run(FIRST, 0, 2, 5, HELD_A, 8), *VALID.runs[1:]),
-            held=(*VALID.held, held(Z, 0, 64, 2, 5)),
+            residencies=(*VALID.residencies, held(Z, 0, 64, 2, 5)),
         ),
         ["second adds to another copy than the step before it"],
     ),
@@ -194,7 +194,7 @@ BROKEN: dict[str, tuple[Schedule, list[str]]] = {
         ],
     ),
     "nothing brings what a tile reads": (
-        replace(VALID, moves=VALID.moves[1:]),
+        replace(VALID, transfers=VALID.transfers[1:]),
         ["first reads a on core0, which nothing brings there"],
     ),
     "a move between places that no link joins": (
@@ -246,11 +246,11 @@ BROKEN: dict[str, tuple[Schedule, list[str]]] = {
         ],
     ),
     "a result never reaches DRAM": (
-        replace(VALID, moves=VALID.moves[:-1]),
+        replace(VALID, transfers=VALID.transfers[:-1]),
         ["o never reaches DRAM"],
     ),
     "a result is written twice": (
-        replace(VALID, moves=(*VALID.moves, move(LAST, HELD_O, OFF_CHIP, 16, 17))),
+        replace(VALID, transfers=(*VALID.transfers, transfer(LAST, HELD_O, OFF_CHIP, 16, 17))),
         [
             "o is written to DRAM twice",
             "o on core1 is held from 14 to 16 but used from 14 to 17",
@@ -286,7 +286,7 @@ BROKEN: dict[str, tuple[Schedule, list[str]]] = {
         ["s on core0 is held from 9 to 11 but used from 9 to 12"],
     ),
     "a copy ends before it starts": (
-        replace(VALID, held=(*VALID.held, held(A, 0, 32, 5, 3))),
+        replace(VALID, residencies=(*VALID.residencies, held(A, 0, 32, 5, 3))),
         ["a on core0 is held from 5 to 3 but used from 3 to 5"],
     ),
 }
@@ -307,9 +307,9 @@ def test_a_core_that_lacks_the_unit() -> None:
         [Step(name="t", writes="y", cycles=2)],
     )
     schedule = Schedule(
-        runs=(Run(tile=0, core=0, start=0, end=2, reads=(), writes=(0,)),),
-        moves=(move(0, 0, OFF_CHIP, 2, 3),),
-        held=(held(0, 0, 16, 0, 3),),
+        runs=(TileRun(tile=0, core=0, start=0, end=2, reads=(), writes=(0,)),),
+        transfers=(transfer(0, 0, OFF_CHIP, 2, 3),),
+        residencies=(held(0, 0, 16, 0, 3),),
     )
 
     assert violations(problem, schedule) == ["t runs on core0, which lacks the unit for it"]
@@ -344,6 +344,6 @@ def test_peak_is_the_most_at_any_instant() -> None:
 def test_the_route_of_a_move_follows_the_places_of_its_copies() -> None:
     problem = _problem()
 
-    assert route_of(problem, VALID, VALID.moves[SEND_Z]) is problem.routes[0, 1]
-    assert route_of(problem, VALID, VALID.moves[LOAD_S]) is problem.routes[OFF_CHIP, 1]
-    assert route_of(problem, VALID, VALID.moves[STORE_S]) is problem.routes[0, OFF_CHIP]
+    assert route_of(problem, VALID, VALID.transfers[SEND_Z]) is problem.routes[0, 1]
+    assert route_of(problem, VALID, VALID.transfers[LOAD_S]) is problem.routes[OFF_CHIP, 1]
+    assert route_of(problem, VALID, VALID.transfers[STORE_S]) is problem.routes[0, OFF_CHIP]

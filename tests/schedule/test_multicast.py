@@ -36,8 +36,12 @@ def _readers(
 def _loads(problem: Problem, schedule: Schedule) -> list[tuple[str, list[int], int]]:
     """Block, cores and start of each load."""
     return [
-        (problem.cut.blocks[m.block].name, [schedule.held[copy].core for copy in m.filled], m.start)
-        for m in schedule.moves
+        (
+            problem.tile_graph.blocks[m.block].name,
+            [schedule.residencies[residency].core for residency in m.filled],
+            m.start,
+        )
+        for m in schedule.transfers
         if m.source == OFF_CHIP
     ]
 
@@ -65,13 +69,13 @@ def test_without_the_bus_or_the_sharing_each_core_has_its_own(multicast: bool, s
 def test_it_takes_the_dram_and_the_bus_once_and_every_port() -> None:
     problem = _readers(2, port=8)
     schedule = forward(problem, *range(len(problem.cores)))
-    route = route_of(problem, schedule, schedule.moves[0])
+    route = route_of(problem, schedule, schedule.transfers[0])
     assert route is not None
 
     names = [problem.resources[resource].name for resource in route.resources]
     assert names == ["dram", "bus", "bus:core0:in", "bus:core1:in"]
     # 160 bit at the ports' 8
-    assert (route.demand, schedule.moves[0].end) == (8000, 20)
+    assert (route.demand, schedule.transfers[0].end) == (8000, 20)
 
 
 def test_ports_that_are_taken_hold_it_up() -> None:
@@ -124,7 +128,7 @@ def test_each_multicast_bus_has_its_own_load() -> None:
     accelerator = machine(*[core_type()] * 4, links=links)
     problem = hand_problem(
         accelerator,
-        problem.cut.blocks,
+        problem.tile_graph.blocks,
         [Step(name=f"t{n}", reads=("w",), writes=f"y{n}", cycles=20) for n in range(4)],
     )
     near, far = ([problem.routes[OFF_CHIP, core] for core in cores] for cores in ((0, 1), (2,)))
@@ -150,7 +154,7 @@ def test_what_goes_from_core_to_core_is_sent_to_each() -> None:
     )
     schedule = forward(problem, 0, 1, 2)
 
-    assert [(m.start, len(m.filled)) for m in schedule.moves if OFF_CHIP not in (m.source, m.target)] == [
+    assert [(m.start, len(m.filled)) for m in schedule.transfers if OFF_CHIP not in (m.source, m.target)] == [
         (50, 1),
         (51, 1),
     ]
@@ -168,7 +172,7 @@ def test_a_spilled_block_comes_back_to_all() -> None:
     schedule = forward(problem, 0, 0, 1)
 
     # out 5..15, back 15..25 to both
-    assert [(m.start, len(m.filled)) for m in schedule.moves] == [(5, 0), (15, 2), (45, 0), (46, 0)]
+    assert [(m.start, len(m.filled)) for m in schedule.transfers] == [(5, 0), (15, 2), (45, 0), (46, 0)]
     assert violations(problem, schedule) == []
 
 
@@ -186,15 +190,15 @@ def test_the_checker_wants_a_multicast_bus() -> None:
 def test_the_checker_wants_one_copy_per_core_of_the_right_block() -> None:
     problem = _readers(2)
     found = forward(problem, *range(len(problem.cores)))
-    load = found.moves[0]
+    load = found.transfers[0]
     twice = replace(load, also=(load.target,))
-    assert violations(problem, replace(found, moves=(twice, *found.moves[1:]))) == [
+    assert violations(problem, replace(found, transfers=(twice, *found.transfers[1:]))) == [
         "t1 reads w on core1, which nothing brings there",
         "w moves to core0, core0 at once, and no multicast bus brings it there",
     ]
 
     wrong = replace(load, also=found.runs[1].writes)
-    assert violations(problem, replace(found, moves=(wrong, *found.moves[1:]))) == [
+    assert violations(problem, replace(found, transfers=(wrong, *found.transfers[1:]))) == [
         "t1 reads w on core1, which nothing brings there",
         "w is moved from or to a copy of y1",
         "y1 on core1 is held from 10 to 32 but used from 0 to 32",
@@ -204,9 +208,9 @@ def test_the_checker_wants_one_copy_per_core_of_the_right_block() -> None:
 def test_the_checker_counts_every_copy() -> None:
     problem = _readers(2)
     found = forward(problem, *range(len(problem.cores)))
-    late = [replace(h, start=1) if h.core == 1 and h.block == 0 else h for h in found.held]
+    single_buffered = [replace(h, start=1) if h.core == 1 and h.block == 0 else h for h in found.residencies]
 
-    assert violations(problem, replace(found, held=tuple(late))) == [
+    assert violations(problem, replace(found, residencies=tuple(single_buffered))) == [
         "w on core1 is held from 1 to 30 but used from 0 to 30"
     ]
     # w 160 and y 16 bit on each core, from 10 on

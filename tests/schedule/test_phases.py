@@ -39,7 +39,7 @@ def _two(second: int, *, shared: bool = False, cores: int = 1) -> Problem:
 
 
 def _loads(problem: Problem, schedule: Schedule) -> list[tuple[str, int]]:
-    return [(problem.cut.blocks[m.block].name, m.start) for m in schedule.moves if m.source == OFF_CHIP]
+    return [(problem.tile_graph.blocks[m.block].name, m.start) for m in schedule.transfers if m.source == OFF_CHIP]
 
 
 def _runs(schedule: Schedule) -> list[int]:
@@ -86,7 +86,7 @@ def test_a_send_may_cross_the_border() -> None:
     schedule = forward(problem, 0, 0, 1)
 
     # make 0..5, long 5..55; z goes 5..15, though phase 1, in which it is used, begins at 55
-    sends = [move.start for move in schedule.moves if OFF_CHIP not in (move.source, move.target)]
+    sends = [transfer.start for transfer in schedule.transfers if OFF_CHIP not in (transfer.source, transfer.target)]
     assert (_runs(schedule), sends) == ([0, 5, 55], [5])
     assert violations(problem, schedule) == []
     assert replay(problem, schedule) == schedule
@@ -112,8 +112,8 @@ def test_the_checker_names_a_tile_that_starts_too_early() -> None:
     assert violations(problem, later) == []
 
     runs = (later.runs[0], replace(later.runs[1], start=29, end=69))
-    held = (later.held[0], replace(later.held[1], start=29))
-    assert violations(problem, replace(later, runs=runs, held=held)) == [
+    held = (later.residencies[0], replace(later.residencies[1], start=29))
+    assert violations(problem, replace(later, runs=runs, residencies=held)) == [
         "t2 starts at 29 in phase 1, before t1 of phase 0 ends at 30"
     ]
 
@@ -123,11 +123,11 @@ def test_the_replay_waits_for_phases_and_squeezes_the_rest() -> None:
     claim = forward(problem)
     slack = Schedule(
         runs=tuple(replace(r, start=3 * r.start, end=3 * r.start + r.end - r.start) for r in claim.runs),
-        moves=tuple(
+        transfers=tuple(
             replace(m, start=3 * m.start, end=3 * m.start + m.end - m.start, arrival=3 * m.start + m.end - m.start)
-            for m in claim.moves
+            for m in claim.transfers
         ),
-        held=tuple(replace(h, start=3 * h.start, end=3 * h.end) for h in claim.held),
+        residencies=tuple(replace(h, start=3 * h.start, end=3 * h.end) for h in claim.residencies),
     )
 
     assert violations(problem, slack) == []
@@ -192,13 +192,13 @@ def test_the_order_of_tiles_is_by_phase() -> None:
     graph = lower(workload(latent(heads=2)), "mla_absorbed")
     sizes = {name: {"h": 1} for name in ("query", "query_absorbed", "scores", "softmax", "attend", "merge", "head_out")}
     names = [operator.name for operator in graph.operators]
-    late = dict.fromkeys(names[names.index("scores") :], 7)
-    cut = tile(graph, replace(uncut(graph.local), sizes=sizes, phases=late))
+    single_buffered = dict.fromkeys(names[names.index("scores") :], 7)
+    tile_graph = tile(graph, replace(uncut(graph.local), sizes=sizes, phases=single_buffered))
 
     # 0 and 7 are numbered without the gap
-    phases = [entry.phase for entry in cut.tiles]
+    phases = [entry.phase for entry in tile_graph.tiles]
     assert phases == sorted(phases)
-    assert {entry.operator for entry in cut.tiles if entry.phase == 1} == set(late)
+    assert {entry.operator for entry in tile_graph.tiles if entry.phase == 1} == set(single_buffered)
 
 
 def test_no_phase_waits_for_a_later_one() -> None:

@@ -117,17 +117,17 @@ def test_types_that_lack_the_unit_have_no_cost() -> None:
     graph = lower(workload(latent()), "mla_absorbed")
     types = (core_type("array", vector=False), core_type("vector", array=False), core_type("both"))
     problem = price(tile(graph, uncut()), machine(*types), Objective.LATENCY)
-    found = {entry.name: sorted(costs) for entry, costs in zip(problem.cut.tiles, problem.costs, strict=True)}
+    found = {entry.name: sorted(costs) for entry, costs in zip(problem.tile_graph.tiles, problem.costs, strict=True)}
 
     assert (found["scores"], found["softmax"], found["merge"]) == (
         ["array", "both"],
         ["both", "vector"],
         ["both", "vector"],
     )
-    numbers = {entry.name: number for number, entry in enumerate(problem.cut.tiles)}
+    numbers = {entry.name: number for number, entry in enumerate(problem.tile_graph.tiles)}
     assert problem.unit(numbers["scores"], 2) == 4
     assert problem.unit(numbers["softmax"], 2) == 5
-    assert problem.candidates[problem.cut.tiles[numbers["out"]].cluster] == (0, 2)
+    assert problem.candidates[problem.tile_graph.tiles[numbers["out"]].group] == (0, 2)
     assert problem.minimum_cycles[numbers["out"]] == problem.cost(numbers["out"], 2).cycles
 
 
@@ -136,7 +136,7 @@ def test_a_core_whose_array_is_too_narrow_has_no_cost() -> None:
     graph = lower(workload(latent()), "mla_absorbed")
     types = (core_type("narrow", operand_bits=4), core_type("wide"))
     problem = price(tile(graph, uncut()), machine(*types), Objective.LATENCY)
-    found = {entry.name: sorted(costs) for entry, costs in zip(problem.cut.tiles, problem.costs, strict=True)}
+    found = {entry.name: sorted(costs) for entry, costs in zip(problem.tile_graph.tiles, problem.costs, strict=True)}
 
     assert (found["scores"], found["softmax"]) == (["wide"], ["narrow", "wide"])
 
@@ -146,7 +146,7 @@ def test_a_layer_runs_beside_a_core_that_is_too_narrow_for_it(widths: tuple[int,
     types = [core_type(f"{bits} bit", operand_bits=bits) for bits in widths]
     point = point_of(workload(latent()), machine(*types), "mla_absorbed")
     outcome = evaluate(point)
-    products = [r for r in outcome.schedule.runs if isinstance(outcome.problem.cut.tiles[r.tile].work, Gemm)]
+    products = [r for r in outcome.schedule.runs if isinstance(outcome.problem.tile_graph.tiles[r.tile].work, Gemm)]
 
     assert {outcome.problem.cores[run.core].type.name for run in products} == {"8 bit"}
     # all MACs on one of two arrays of 4
@@ -160,7 +160,7 @@ def test_the_fastest_core_type_sets_the_minimum() -> None:
     fast = replace(slow, name="fast", array=replace(slow.array, rows=64, columns=64))
     graph = lower(workload(latent()), "mla_absorbed")
     problem = price(tile(graph, uncut()), machine(slow, fast), Objective.LATENCY)
-    out = next(number for number, entry in enumerate(problem.cut.tiles) if entry.name == "out")
+    out = next(number for number, entry in enumerate(problem.tile_graph.tiles) if entry.name == "out")
 
     # m 1, n 7, k 12 on 2 x 2, weight stationary: ceil(12/2) x ceil(7/2) x 1; on 64 x 64 one step
     assert (problem.cost(out, 0).cycles, problem.cost(out, 1).cycles) == (24, 1)
@@ -185,10 +185,12 @@ def _moves(problem: Problem, cores: list[int]) -> list[tuple[str, str, str, int]
     """(block, source, target, cycles) of each move."""
     acts = activities(problem, cores)
 
-    def place(copy: int) -> str:
-        return "dram" if copy == OFF_CHIP else problem.cores[acts.copies[copy].core].name
+    def place(residency: int) -> str:
+        return "dram" if residency == OFF_CHIP else problem.cores[acts.residencies[residency].core].name
 
-    return [(problem.cut.blocks[m.block].name, place(m.source), place(m.target), m.cycles) for m in acts.moves]
+    return [
+        (problem.tile_graph.blocks[m.block].name, place(m.source), place(m.target), m.cycles) for m in acts.transfers
+    ]
 
 
 def _readers(*, shared: bool) -> Problem:
@@ -209,7 +211,7 @@ def test_a_shared_block_is_loaded_once_per_core() -> None:
         ("w", "dram", "core1", 3),
     ]
     acts = activities(problem, [0, 0, 1])
-    assert [acts.copies[copy].users for copy in (acts.reads[0][0], acts.reads[2][0])] == [(0, 1), (2,)]
+    assert [acts.residencies[residency].users for residency in (acts.reads[0][0], acts.reads[2][0])] == [(0, 1), (2,)]
 
 
 def test_another_block_is_loaded_once_per_cluster() -> None:
@@ -223,9 +225,9 @@ def test_another_block_is_loaded_once_per_cluster() -> None:
 
 
 def test_a_result_is_stored_once_from_where_it_is_made() -> None:
-    moves = _moves(_readers(shared=True), [0, 0, 1])
+    transfers = _moves(_readers(shared=True), [0, 0, 1])
 
-    assert [m for m in moves if m[0] != "w"] == [
+    assert [m for m in transfers if m[0] != "w"] == [
         ("y0", "core0", "dram", 1),
         ("y1", "core0", "dram", 1),
         ("y2", "core1", "dram", 1),
@@ -256,8 +258,8 @@ def test_a_block_on_chip_is_sent_once_to_each_other_core() -> None:
     assert [m for m in _moves(problem, [0, 0, 1, 1]) if m[0] == "z"] == [("z", "core0", "core1", 7)]
     assert acts.reads[1] == acts.writes[0]  # at home it is read where it was made
     assert acts.reads[2] == acts.reads[3] != acts.writes[0]
-    assert acts.copies[acts.writes[0][0]].moves_out == tuple(
-        number for number, move in enumerate(acts.moves) if move.source == acts.writes[0][0]
+    assert acts.residencies[acts.writes[0][0]].transfers_out == tuple(
+        number for number, transfer in enumerate(acts.transfers) if transfer.source == acts.writes[0][0]
     )
 
 
@@ -271,9 +273,9 @@ def test_a_spilled_block_is_stored_and_then_loaded_by_each_cluster() -> None:
         ("z", "dram", "core1", 7),
         ("z", "dram", "core1", 7),
     ]
-    store = next(number for number, move in enumerate(acts.moves) if move.target == OFF_CHIP)
-    assert [m.after_store for m in acts.moves if m.block == 1] == [-1, store, store, store]
-    assert [m.after_store for m in acts.moves if m.block == 0] == [-1]
+    store = next(number for number, transfer in enumerate(acts.transfers) if transfer.target == OFF_CHIP)
+    assert [m.after_store for m in acts.transfers if m.block == 1] == [-1, store, store, store]
+    assert [m.after_store for m in acts.transfers if m.block == 0] == [-1]
 
 
 def test_the_maker_holds_wide_sums_and_sends_narrow_results() -> None:
@@ -288,7 +290,7 @@ def test_the_maker_holds_wide_sums_and_sends_narrow_results() -> None:
     )
     acts = activities(problem, [0, 1])
 
-    assert [(c.block, c.core, c.bits) for c in acts.copies if c.block == 1] == [(1, 0, 80), (1, 1, 20)]
+    assert [(c.block, c.core, c.bits) for c in acts.residencies if c.block == 1] == [(1, 0, 80), (1, 1, 20)]
     assert [m for m in _moves(problem, [0, 1]) if m[0] == "z"] == [("z", "core0", "core1", 2)]
     assert acts.writes[0] == acts.writes[1]
 
@@ -301,7 +303,7 @@ def test_cores_that_no_link_joins_cannot_send() -> None:
         [Step(name="make", writes="z", cycles=1), Step(name="use", reads=("z",), writes="y", cycles=1)],
     )
 
-    assert len(activities(problem, [1, 1]).moves) == 1
+    assert len(activities(problem, [1, 1]).transfers) == 1
     with pytest.raises(InfeasibleError) as caught:
         activities(problem, [0, 1])
     assert str(caught.value) == "z must go from core0 to core1, and no link joins them: add one, or spill the tensor"

@@ -11,9 +11,9 @@ from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.replay import replay
-from stream_mla.schedule.schedule import Run, Schedule
+from stream_mla.schedule.schedule import Schedule, TileRun
 from stream_mla.solvers.list_scheduling.greedy import greedy
-from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, move, problems
+from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, problems, transfer
 
 STUCK = "the order of this schedule cannot be replayed: its steps wait for each other"
 
@@ -22,11 +22,11 @@ def _later(schedule: Schedule, at: Callable[[int], int]) -> Schedule:
     """Move every start from t to at(t), and hold copies as long as that takes; durations stay."""
     return Schedule(
         runs=tuple(replace(r, start=at(r.start), end=at(r.start) + r.end - r.start) for r in schedule.runs),
-        moves=tuple(
+        transfers=tuple(
             replace(m, start=at(m.start), end=at(m.start) + m.end - m.start, arrival=at(m.start) + m.arrival - m.start)
-            for m in schedule.moves
+            for m in schedule.transfers
         ),
-        held=tuple(replace(h, start=at(h.start), end=at(h.end)) for h in schedule.held),
+        residencies=tuple(replace(h, start=at(h.start), end=at(h.end)) for h in schedule.residencies),
     )
 
 
@@ -34,8 +34,8 @@ def _decisions(schedule: Schedule) -> object:
     """Everything but the times."""
     return (
         [(r.tile, r.core, r.reads, r.writes) for r in schedule.runs],
-        [(m.block, m.source, m.target) for m in schedule.moves],
-        [(h.block, h.core, h.bits) for h in schedule.held],
+        [(m.block, m.source, m.target) for m in schedule.transfers],
+        [(h.block, h.core, h.bits) for h in schedule.residencies],
     )
 
 
@@ -49,7 +49,7 @@ def test_the_replay_of_greedy_is_valid_and_never_longer(problem: Problem) -> Non
     assert _decisions(again) == _decisions(claim)
     assert again.latency_cycles <= claim.latency_cycles
     assert all(a.start <= c.start for a, c in zip(again.runs, claim.runs, strict=True))
-    assert all(a.start <= c.start for a, c in zip(again.moves, claim.moves, strict=True))
+    assert all(a.start <= c.start for a, c in zip(again.transfers, claim.transfers, strict=True))
     assert replay(problem, again) == again
 
 
@@ -83,18 +83,18 @@ TWO_TILES = hand_problem(
 def _two_tiles(times: Sequence[int]) -> Schedule:
     """Starts of: load a, load b, store y, store o, t1, t2."""
     load_a, load_b, store_y, store_o, t1, t2 = times
-    moves = [(0, OFF_CHIP, 0, load_a, 2), (1, OFF_CHIP, 1, load_b, 2)]
-    moves += [(2, 2, OFF_CHIP, store_y, 1), (3, 3, OFF_CHIP, store_o, 1)]
+    transfers = [(0, OFF_CHIP, 0, load_a, 2), (1, OFF_CHIP, 1, load_b, 2)]
+    transfers += [(2, 2, OFF_CHIP, store_y, 1), (3, 3, OFF_CHIP, store_o, 1)]
     return Schedule(
         runs=(
-            Run(tile=0, core=0, start=t1, end=t1 + 3, reads=(0,), writes=(2,)),
-            Run(tile=1, core=0, start=t2, end=t2 + 4, reads=(1,), writes=(3,)),
+            TileRun(tile=0, core=0, start=t1, end=t1 + 3, reads=(0,), writes=(2,)),
+            TileRun(tile=1, core=0, start=t2, end=t2 + 4, reads=(1,), writes=(3,)),
         ),
-        moves=tuple(
-            replace(move(number, source, target, start, start + cycles), arrival=start + cycles + 2)
-            for number, source, target, start, cycles in moves
+        transfers=tuple(
+            replace(transfer(number, source, target, start, start + cycles), arrival=start + cycles + 2)
+            for number, source, target, start, cycles in transfers
         ),
-        held=(
+        residencies=(
             held(0, 0, 32, load_a, t1 + 3),
             held(1, 0, 32, load_b, t2 + 4),
             held(2, 0, 8, t1, store_y + 1),
@@ -143,11 +143,15 @@ def _pair(first: int, second: int) -> tuple[Problem, Schedule]:
     )
     schedule = Schedule(
         runs=(
-            Run(tile=0, core=0, start=first, end=first + 5, reads=(0,), writes=(1,)),
-            Run(tile=1, core=0, start=second, end=second + 3, reads=(), writes=(2,)),
+            TileRun(tile=0, core=0, start=first, end=first + 5, reads=(0,), writes=(1,)),
+            TileRun(tile=1, core=0, start=second, end=second + 3, reads=(), writes=(2,)),
         ),
-        moves=(move(0, OFF_CHIP, 0, 0, 10), move(1, 1, OFF_CHIP, 100, 101), move(2, 2, OFF_CHIP, 101, 102)),
-        held=(held(0, 0, 160, 0, first + 5), held(1, 0, 16, first, 101), held(2, 0, 16, second, 102)),
+        transfers=(
+            transfer(0, OFF_CHIP, 0, 0, 10),
+            transfer(1, 1, OFF_CHIP, 100, 101),
+            transfer(2, 2, OFF_CHIP, 101, 102),
+        ),
+        residencies=(held(0, 0, 160, 0, first + 5), held(1, 0, 16, first, 101), held(2, 0, 16, second, 102)),
     )
     return problem, schedule
 
@@ -177,12 +181,12 @@ def test_loads_share_a_bus_of_two_ports() -> None:
         [Step(name=f"t{n}", reads=("w",), writes=f"y{n}", cycles=1) for n in range(3)],
     )
     claim = Schedule(
-        runs=tuple(Run(tile=n, core=n, start=100 + n, end=101 + n, reads=(n,), writes=(3 + n,)) for n in range(3)),
-        moves=(
-            *(move(0, OFF_CHIP, n, 10 * n, 10 * n + 10) for n in range(3)),
-            *(move(1 + n, 3 + n, OFF_CHIP, 110 + n, 111 + n) for n in range(3)),
+        runs=tuple(TileRun(tile=n, core=n, start=100 + n, end=101 + n, reads=(n,), writes=(3 + n,)) for n in range(3)),
+        transfers=(
+            *(transfer(0, OFF_CHIP, n, 10 * n, 10 * n + 10) for n in range(3)),
+            *(transfer(1 + n, 3 + n, OFF_CHIP, 110 + n, 111 + n) for n in range(3)),
         ),
-        held=(
+        residencies=(
             *(held(0, n, 80, 10 * n, 101 + n) for n in range(3)),
             *(held(1 + n, n, 8, 100 + n, 111 + n) for n in range(3)),
         ),
@@ -191,7 +195,7 @@ def test_loads_share_a_bus_of_two_ports() -> None:
     again = replay(problem, claim)
 
     # from 10 on the third load leaves 8 of the bus: y0 is stored 11..12, y1 12..13
-    assert [m.start for m in again.moves] == [0, 0, 10, 11, 12, 21]
+    assert [m.start for m in again.transfers] == [0, 0, 10, 11, 12, 21]
     assert [r.start for r in again.runs] == [10, 10, 20]
     assert violations(problem, again) == []
 
@@ -205,7 +209,7 @@ def test_a_spilled_block_is_read_after_it_has_arrived() -> None:
     again = replay(problem, greedy(problem))
 
     # made 0..3, stored 3..5, in DRAM at 9; loaded 9..11, there at 15; used 15..16; y stored 16..17, in DRAM at 21
-    assert [(m.start, m.end, m.arrival) for m in again.moves] == [(3, 5, 9), (9, 11, 15), (16, 17, 21)]
+    assert [(m.start, m.end, m.arrival) for m in again.transfers] == [(3, 5, 9), (9, 11, 15), (16, 17, 21)]
     assert again.latency_cycles == 21
 
 
@@ -217,11 +221,11 @@ def test_a_consumer_before_its_producer_cannot_be_replayed() -> None:
     )
     schedule = Schedule(
         runs=(
-            Run(tile=0, core=0, start=2, end=4, reads=(), writes=(0,)),
-            Run(tile=1, core=0, start=0, end=2, reads=(0,), writes=(1,)),
+            TileRun(tile=0, core=0, start=2, end=4, reads=(), writes=(0,)),
+            TileRun(tile=1, core=0, start=0, end=2, reads=(0,), writes=(1,)),
         ),
-        moves=(move(1, 1, OFF_CHIP, 4, 5),),
-        held=(held(0, 0, 16, 0, 4), held(1, 0, 16, 0, 5)),
+        transfers=(transfer(1, 1, OFF_CHIP, 4, 5),),
+        residencies=(held(0, 0, 16, 0, 4), held(1, 0, 16, 0, 5)),
     )
 
     assert violations(problem, schedule) == ["use starts at 0, z is there at 4"]

@@ -4,9 +4,9 @@ import pytest
 
 from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.checker import violations
-from stream_mla.schedule.schedule import Move, Run, Schedule, energy_parts_pj, peak_sram_bits
+from stream_mla.schedule.schedule import Schedule, TileRun, Transfer, energy_parts_pj, peak_sram_bits
 from stream_mla.solvers.list_scheduling.greedy import greedy
-from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, move
+from tests.helpers import Step, block, bus, core_type, hand_problem, held, machine, transfer
 
 CORE = core_type(sram_bits=1000)
 
@@ -28,8 +28,8 @@ def _loads(*loads: tuple[int, int]) -> Schedule:
     """Loads of block 0, 16 bit each, at 8 bit per cycle: (core, start) of each."""
     return Schedule(
         runs=(),
-        moves=tuple(move(0, OFF_CHIP, number, start, start + 2) for number, (_, start) in enumerate(loads)),
-        held=tuple(held(0, core, 16, start, start + 2) for core, start in loads),
+        transfers=tuple(transfer(0, OFF_CHIP, number, start, start + 2) for number, (_, start) in enumerate(loads)),
+        residencies=tuple(held(0, core, 16, start, start + 2) for core, start in loads),
     )
 
 
@@ -65,12 +65,12 @@ def test_what_a_move_brings_is_there_after_the_latency() -> None:
 
     def schedule(start: int) -> Schedule:
         return Schedule(
-            runs=(Run(tile=0, core=0, start=start, end=start + 2, reads=(0,), writes=(1,)),),
-            moves=(
-                Move(block=0, source=OFF_CHIP, target=0, start=0, end=1, arrival=4),
-                Move(block=1, source=1, target=OFF_CHIP, start=start + 2, end=start + 3, arrival=start + 6),
+            runs=(TileRun(tile=0, core=0, start=start, end=start + 2, reads=(0,), writes=(1,)),),
+            transfers=(
+                Transfer(block=0, source=OFF_CHIP, target=0, start=0, end=1, arrival=4),
+                Transfer(block=1, source=1, target=OFF_CHIP, start=start + 2, end=start + 3, arrival=start + 6),
             ),
-            held=(held(0, 0, 16, 0, start + 2), held(1, 0, 16, start, start + 3)),
+            residencies=(held(0, 0, 16, 0, start + 2), held(1, 0, 16, start, start + 3)),
         )
 
     assert violations(problem, schedule(4)) == []
@@ -82,8 +82,8 @@ def test_memory_is_taken_until_what_is_brought_has_arrived() -> None:
     problem = hand_problem(machine(CORE, latency=3), [block("w", 16, weight=True)], [])
     schedule = Schedule(
         runs=(),
-        moves=(Move(block=0, source=OFF_CHIP, target=0, start=0, end=1, arrival=4),),
-        held=(held(0, 0, 16, 0, 1),),
+        transfers=(Transfer(block=0, source=OFF_CHIP, target=0, start=0, end=1, arrival=4),),
+        residencies=(held(0, 0, 16, 0, 1),),
     )
 
     assert violations(problem, schedule) == ["w on core0 is held from 0 to 1 but used from 0 to 4"]
@@ -101,11 +101,11 @@ def test_energy_of_two_tiles_by_hand() -> None:
     )
     schedule = Schedule(
         runs=(
-            Run(tile=0, core=0, start=3, end=6, reads=(0,), writes=(1,)),
-            Run(tile=1, core=1, start=8, end=13, reads=(2,), writes=(3,)),
+            TileRun(tile=0, core=0, start=3, end=6, reads=(0,), writes=(1,)),
+            TileRun(tile=1, core=1, start=8, end=13, reads=(2,), writes=(3,)),
         ),
-        moves=(move(0, OFF_CHIP, 0, 0, 3), move(1, 1, 2, 6, 8), move(2, 3, OFF_CHIP, 13, 14)),
-        held=(held(0, 0, 40, 0, 6), held(1, 0, 24, 3, 8), held(1, 1, 24, 6, 13), held(2, 1, 10, 8, 14)),
+        transfers=(transfer(0, OFF_CHIP, 0, 0, 3), transfer(1, 1, 2, 6, 8), transfer(2, 3, OFF_CHIP, 13, 14)),
+        residencies=(held(0, 0, 40, 0, 6), held(1, 0, 24, 3, 8), held(1, 1, 24, 6, 13), held(2, 1, 10, 8, 14)),
     )
 
     assert violations(problem, schedule) == []
@@ -122,6 +122,6 @@ def test_energy_of_two_tiles_by_hand() -> None:
 
 def test_what_ends_frees_its_place_for_what_starts_at_that_instant() -> None:
     problem = hand_problem(machine(CORE), [block("a", 32, weight=True)], [])
-    schedule = Schedule(runs=(), moves=(), held=(held(0, 0, 32, 0, 5), held(0, 0, 32, 5, 9)))
+    schedule = Schedule(runs=(), transfers=(), residencies=(held(0, 0, 32, 0, 5), held(0, 0, 32, 5, 9)))
 
     assert peak_sram_bits(problem, schedule) == {"core0": 32}

@@ -19,16 +19,16 @@ BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)
 
 
 def _starts(schedule: Schedule) -> tuple[list[int], list[int]]:
-    return [run.start for run in schedule.runs], [move.start for move in schedule.moves]
+    return [run.start for run in schedule.runs], [transfer.start for transfer in schedule.transfers]
 
 
-def _two(*, late: str, vector: bool = False, latency: float = 0) -> Problem:
+def _two(*, single_buffered: str, vector: bool = False, latency: float = 0) -> Problem:
     """t1 needs a (320 bit: 20 cycles) and makes y; t2 needs b (320) and makes o; both take 30 cycles."""
     return hand_problem(
         machine(core_type(), latency=latency),
         [
-            block("a", 320, weight=True, late="a" in late),
-            block("b", 320, weight=True, late="b" in late),
+            block("a", 320, weight=True, single_buffered="a" in single_buffered),
+            block("b", 320, weight=True, single_buffered="b" in single_buffered),
             block("y", 16, stored=True),
             block("o", 16, stored=True),
         ],
@@ -41,38 +41,42 @@ def _two(*, late: str, vector: bool = False, latency: float = 0) -> Problem:
 
 def test_without_late_loads_the_second_runs_ahead() -> None:
     # a 0..20, b 20..40, t1 20..50, t2 50..80; y 50..51, o 80..81. Moves: a, y, b, o
-    assert _starts(forward(_two(late=""))) == ([20, 50], [0, 50, 20, 80])
+    assert _starts(forward(_two(single_buffered=""))) == ([20, 50], [0, 50, 20, 80])
 
 
 def test_a_late_load_starts_when_the_tile_before_has_ended() -> None:
     # t1 20..50; y, of the earlier tile, goes first on the bus: 50..51, b 51..71, t2 71..101
-    assert _starts(forward(_two(late="ab"))) == ([20, 71], [0, 50, 51, 101])
-    assert _starts(forward(_two(late="b"))) == ([20, 71], [0, 50, 51, 101])
+    assert _starts(forward(_two(single_buffered="ab"))) == ([20, 71], [0, 50, 51, 101])
+    assert _starts(forward(_two(single_buffered="b"))) == ([20, 71], [0, 50, 51, 101])
     # a comes before any tile runs: that it is late changes nothing
-    assert _starts(forward(_two(late="a"))) == _starts(forward(_two(late="")))
+    assert _starts(forward(_two(single_buffered="a"))) == _starts(forward(_two(single_buffered="")))
 
 
 def test_vector_tiles_do_not_matter() -> None:
     # t1 20..50 on the vector unit, b 20..40 meanwhile, t2 40..70 beside it
-    assert _starts(forward(_two(late="ab", vector=True))) == ([20, 40], [0, 50, 20, 70])
+    assert _starts(forward(_two(single_buffered="ab", vector=True))) == ([20, 40], [0, 50, 20, 70])
 
 
 def test_the_array_may_work_while_the_last_bits_are_on_their_way() -> None:
     """The load is over when its resources are free, not when it has arrived 4 cycles later."""
     problem = hand_problem(
         machine(core_type(), latency=4),
-        [block("a", 160, weight=True, late=True), block("y", 16, stored=True), block("o", 16, stored=True)],
+        [block("a", 160, weight=True, single_buffered=True), block("y", 16, stored=True), block("o", 16, stored=True)],
         [Step(name="t", reads=("a",), writes="y", cycles=5), Step(name="free", writes="o", cycles=6)],
     )
 
     # `free` is ready at 0 and goes first: 0..6; a 6..16, there at 20; o, made by the later tile, waits: 16..17
     assert _starts(forward(problem)) == ([20, 0], [6, 25, 16])
-    late = replay(problem, forward(problem))
-    runs = (late.runs[0], replace(late.runs[1], start=10, end=16))
-    moves = (replace(late.moves[0], start=0, end=10, arrival=14), *late.moves[1:])
-    held = (replace(late.held[0], start=0), late.held[1], replace(late.held[2], start=10))
+    single_buffered = replay(problem, forward(problem))
+    runs = (single_buffered.runs[0], replace(single_buffered.runs[1], start=10, end=16))
+    transfers = (replace(single_buffered.transfers[0], start=0, end=10, arrival=14), *single_buffered.transfers[1:])
+    held = (
+        replace(single_buffered.residencies[0], start=0),
+        single_buffered.residencies[1],
+        replace(single_buffered.residencies[2], start=10),
+    )
     # a 0..10; `free` 10..16 begins the moment the bits are through
-    assert violations(problem, Schedule(runs=runs, moves=moves, held=held)) == []
+    assert violations(problem, Schedule(runs=runs, transfers=transfers, residencies=held)) == []
 
 
 def test_a_ready_tile_goes_first_and_only_the_next_tile_is_served() -> None:
@@ -82,8 +86,8 @@ def test_a_ready_tile_goes_first_and_only_the_next_tile_is_served() -> None:
         [
             block("z", 16),
             block("n", 16),
-            block("w0", 160, weight=True, late=True),
-            block("w1", 160, weight=True, late=True),
+            block("w0", 160, weight=True, single_buffered=True),
+            block("w1", 160, weight=True, single_buffered=True),
             block("p", 16, stored=True),
             block("q", 16, stored=True),
             block("r", 16, stored=True),
@@ -101,7 +105,7 @@ def test_a_ready_tile_goes_first_and_only_the_next_tile_is_served() -> None:
     # make 0..4; other 4..11 is ready, w0 waits for it: 11..21; norm 4..24; w1 is for a tile after the next: it waits
     # though the bus is free from 21 and the array idle until 24; use 24..29, w1 30..40 after p 29..30; last 40..45
     assert [run.start for run in schedule.runs] == [0, 4, 24, 40, 4]
-    loads = {problem.cut.blocks[m.block].name: m.start for m in schedule.moves if m.source == OFF_CHIP}
+    loads = {problem.tile_graph.blocks[m.block].name: m.start for m in schedule.transfers if m.source == OFF_CHIP}
     assert loads == {"w0": 11, "w1": 30}
 
 
@@ -111,7 +115,7 @@ def test_the_array_of_another_core_does_not_matter() -> None:
         machine(core_type(), core_type(), links=links, bandwidth=32),
         [
             block("y", 16, stored=True),
-            block("w", 160, weight=True, late=True),
+            block("w", 160, weight=True, single_buffered=True),
             block("o", 16, stored=True),
         ],
         [Step(name="long", writes="y", cycles=100), Step(name="t", reads=("w",), writes="o", cycles=5)],
@@ -121,7 +125,7 @@ def test_the_array_of_another_core_does_not_matter() -> None:
 
 
 def test_the_checker_names_tile_load_and_core() -> None:
-    problem, plain = _two(late="b"), _two(late="")
+    problem, plain = _two(single_buffered="b"), _two(single_buffered="")
 
     assert violations(plain, forward(plain)) == []
     assert violations(problem, forward(plain)) == ["b is loaded into core0 from 20 to 40, while t1 runs on its array"]
@@ -129,11 +133,11 @@ def test_the_checker_names_tile_load_and_core() -> None:
     later = forward(problem)
     assert violations(problem, later) == []
     # one cycle earlier it would overlap
-    early = [replace(m, start=49, end=69, arrival=69) if m.start == 51 else m for m in later.moves]
-    held = [replace(h, start=49) if h.block == 1 else h for h in later.held]
-    y = [replace(m, start=80, end=81, arrival=81) if m.start == 50 else m for m in early]
+    eager = [replace(m, start=49, end=69, arrival=69) if m.start == 51 else m for m in later.transfers]
+    held = [replace(h, start=49) if h.block == 1 else h for h in later.residencies]
+    y = [replace(m, start=80, end=81, arrival=81) if m.start == 50 else m for m in eager]
     held = [replace(h, end=81) if h.block == 2 else h for h in held]
-    assert violations(problem, replace(later, moves=tuple(y), held=tuple(held))) == [
+    assert violations(problem, replace(later, transfers=tuple(y), residencies=tuple(held))) == [
         "b is loaded into core0 from 49 to 69, while t1 runs on its array"
     ]
 
@@ -150,45 +154,49 @@ def test_the_checker_names_tile_load_and_core() -> None:
 def test_the_replay_keeps_the_turns(free: int, load: int, derived: tuple[int, int, int]) -> None:
     problem = hand_problem(
         machine(core_type()),
-        [block("w", 160, weight=True, late=True), block("y", 16, stored=True), block("o", 16, stored=True)],
+        [block("w", 160, weight=True, single_buffered=True), block("y", 16, stored=True), block("o", 16, stored=True)],
         [Step(name="free", writes="o", cycles=3), Step(name="t", reads=("w",), writes="y", cycles=5)],
     )
     found = forward(problem)
-    moves = {problem.cut.blocks[m.block].name: n for n, m in enumerate(found.moves)}
+    transfers = {problem.tile_graph.blocks[m.block].name: n for n, m in enumerate(found.transfers)}
     runs = (replace(found.runs[0], start=free, end=free + 3), replace(found.runs[1], start=80, end=85))
     at = {"w": (load, 10), "o": (100, 1), "y": (101, 1)}
-    claimed = [found.moves[n] for n in moves.values()]
+    claimed = [found.transfers[n] for n in transfers.values()]
     for name, (start, cycles) in at.items():
-        claimed[moves[name]] = replace(claimed[moves[name]], start=start, end=start + cycles, arrival=start + cycles)
+        claimed[transfers[name]] = replace(
+            claimed[transfers[name]], start=start, end=start + cycles, arrival=start + cycles
+        )
     since = {"w": load, "o": free, "y": 80}
     until = {"w": 85, "o": 101, "y": 102}
     held = [
-        replace(h, start=since[problem.cut.blocks[h.block].name], end=until[problem.cut.blocks[h.block].name])
-        for h in found.held
+        replace(
+            h, start=since[problem.tile_graph.blocks[h.block].name], end=until[problem.tile_graph.blocks[h.block].name]
+        )
+        for h in found.residencies
     ]
-    claim = Schedule(runs=runs, moves=tuple(claimed), held=tuple(held))
+    claim = Schedule(runs=runs, transfers=tuple(claimed), residencies=tuple(held))
     assert violations(problem, claim) == []
 
     again = replay(problem, claim)
-    assert (again.runs[0].start, again.moves[moves["w"]].start, again.runs[1].start) == derived
+    assert (again.runs[0].start, again.transfers[transfers["w"]].start, again.runs[1].start) == derived
     assert violations(problem, again) == []
 
 
 def test_arrays_and_late_loads_bound_together() -> None:
     # arrays 60; a and b 320 bit each at 16: 20 + 20 more
-    assert bounds(_two(late="ab")).cycles["arrays and late loads"] == 100
-    assert bounds(_two(late="b")).cycles["arrays and late loads"] == 80
-    assert "arrays and late loads" not in bounds(_two(late="")).cycles
+    assert bounds(_two(single_buffered="ab")).cycles["arrays and late loads"] == 100
+    assert bounds(_two(single_buffered="b")).cycles["arrays and late loads"] == 80
+    assert "arrays and late loads" not in bounds(_two(single_buffered="")).cycles
     # the load for a vector tile may go to a core without an array; the weight of t2 in 20, t2 itself, and its store
-    assert bounds(_two(late="a", vector=True)).cycles["arrays"] == 20 + 30 + 1
-    assert "arrays and late loads" not in bounds(_two(late="a", vector=True)).cycles
+    assert bounds(_two(single_buffered="a", vector=True)).cycles["arrays"] == 20 + 30 + 1
+    assert "arrays and late loads" not in bounds(_two(single_buffered="a", vector=True)).cycles
 
 
 def test_two_arrays_share_the_late_loads() -> None:
     links = [wire("dram", f"core{n}", name=f"wire{n}", bandwidth=rate) for n, rate in enumerate((8, 16))]
     problem = hand_problem(
         machine(core_type(), core_type(), links=links, bandwidth=24),
-        [block("a", 330, weight=True, late=True), block("y", 16, stored=True)],
+        [block("a", 330, weight=True, single_buffered=True), block("y", 16, stored=True)],
         [Step(name="t", reads=("a",), writes="y", cycles=30)],
     )
 
@@ -198,6 +206,6 @@ def test_two_arrays_share_the_late_loads() -> None:
 
 def test_the_tiling_says_which_tensors_are_late() -> None:
     graph = lower(workload(latent()), "mla_absorbed")
-    cut = tile(graph, replace(uncut(graph.local), late=frozenset({"w_o", "kv_cache"})))
+    tile_graph = tile(graph, replace(uncut(graph.local), single_buffered=frozenset({"w_o", "kv_cache"})))
 
-    assert {entry.tensor for entry in cut.blocks if entry.late} == {"w_o", "kv_cache"}
+    assert {entry.tensor for entry in tile_graph.blocks if entry.single_buffered} == {"w_o", "kv_cache"}

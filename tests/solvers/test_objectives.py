@@ -16,13 +16,13 @@ from stream_mla.point import Point
 from stream_mla.results.outcome import Outcome
 from stream_mla.schedule.activities import activities
 from stream_mla.schedule.checker import violations
-from stream_mla.schedule.problem import Problem, priced, products
+from stream_mla.schedule.problem import Problem, price_mixed, products
 from stream_mla.schedule.schedule import Schedule, energy_parts_pj
 from stream_mla.solvers.cp_sat import solve
 from stream_mla.solvers.cp_sat.solve import Solution
-from stream_mla.solvers.energy_mappings import Pool
+from stream_mla.solvers.energy_mappings import MappingPool
 from stream_mla.solvers.list_scheduling.greedy import greedy
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.solvers.optimizer import WITHIN
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.spec import Precision, Workload
@@ -68,9 +68,9 @@ def test_least_energy_under_a_cap_lies_between_the_ends(fastest: Outcome, thrift
     assert thriftiest.result.energy_pj <= result.energy_pj < fastest.result.energy_pj
     assert violations(outcome.problem, outcome.schedule) == []
     # some products use the mapping of least energy, others the fastest
-    assert 0 < result.frugal_tiles == len(outcome.best.frugal) < len(products(outcome.problem.cut))
+    assert 0 < result.frugal_tiles == len(outcome.best.least_energy_tiles) < len(products(outcome.problem.tile_graph))
     # what is reported is what these mappings cost
-    problem = priced(outcome.problem.cut, BASE.accelerator, outcome.best.frugal)
+    problem = price_mixed(outcome.problem.tile_graph, BASE.accelerator, outcome.best.least_energy_tiles)
     assert fsum(energy_parts_pj(problem, outcome.schedule).values()) == result.energy_pj
 
 
@@ -101,7 +101,7 @@ def test_a_cap_that_nothing_meets_names_the_best_latency(fastest: Outcome) -> No
 
 def lonely(problem: Problem, _limit: float, _enough: float, **_options: object) -> Schedule:
     """Greedy that uses the first core that can do a cluster, and no other."""
-    return Forward(problem, activities(problem, [cores[0] for cores in problem.candidates])).run()
+    return ListScheduler(problem, activities(problem, [cores[0] for cores in problem.candidates])).run()
 
 
 def no_variants(_problem: Problem, _limit: object, _most: int) -> tuple[Schedule, ...]:
@@ -120,7 +120,7 @@ def test_the_solver_may_meet_a_cap_that_greedy_misses(monkeypatch: pytest.Monkey
     monkeypatch.setattr(solve, "improve", solver)
     work = workload(latent(heads=4), query_tokens=8, cached_tokens=32)
     point = replace(BASE, accelerator=machine(core_type(), core_type(), bandwidth=1e5), workload=work, time_limit_s=1.0)
-    pool = Pool(point, lower(work, point.scheme), lambda _: None)
+    pool = MappingPool(point, lower(work, point.scheme), lambda _: None)
     alone = min(pool.fast(), key=lambda candidate: candidate.latency_cycles)
     cap = greedy(alone.problem).latency_cycles
     assert cap < alone.latency_cycles
@@ -137,23 +137,23 @@ def test_a_cap_needs_the_objective_energy() -> None:
 
 def test_mappings_change_times_and_energies_but_no_decision() -> None:
     graph = lower(BASE.workload, BASE.scheme)
-    pool = Pool(BASE, graph, lambda _: None)
+    pool = MappingPool(BASE, graph, lambda _: None)
     fast = next(pool.fast())
-    frugal = pool.remapped(fast, products(fast.problem.cut))
-    assert frugal.energy_pj < fast.energy_pj
-    assert frugal.latency_cycles > fast.latency_cycles
-    assert [run.core for run in frugal.schedule.runs] == [run.core for run in fast.schedule.runs]
+    least_energy_tiles = pool.remapped(fast, products(fast.problem.tile_graph))
+    assert least_energy_tiles.energy_pj < fast.energy_pj
+    assert least_energy_tiles.latency_cycles > fast.latency_cycles
+    assert [run.core for run in least_energy_tiles.schedule.runs] == [run.core for run in fast.schedule.runs]
     # the order stays, so that faster mappings can only help
-    assert pool.remapped(frugal, frozenset()).latency_cycles < frugal.latency_cycles
+    assert pool.remapped(least_energy_tiles, frozenset()).latency_cycles < least_energy_tiles.latency_cycles
     # bounds that hold for any mapping: the cycles of the fastest, the energy of the most frugal
     limits = pool.limits(fast)
     assert limits.cycles == fast.limits.cycles
-    assert limits.energy_pj == frugal.limits.energy_pj < fast.limits.energy_pj
+    assert limits.energy_pj == least_energy_tiles.limits.energy_pj < fast.limits.energy_pj
 
 
 def test_each_candidate_under_a_cap_is_thriftier_than_the_one_before() -> None:
     graph = lower(BASE.workload, BASE.scheme)
-    pool = Pool(BASE, graph, lambda _: None)
+    pool = MappingPool(BASE, graph, lambda _: None)
     fast = next(pool.fast())
     found = list(pool.under(fast, fast.latency_cycles * 11 // 10))
     assert len(found) > 1

@@ -26,27 +26,27 @@ from stream_mla.results.result import Status
 from stream_mla.schedule.checker import violations
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
-from stream_mla.workload.segments import Pass, handed_over, passes, stretches
+from stream_mla.workload.segments import Segment, handed_over, segments, stages_of
 from stream_mla.workload.spec import Workload
 from tests.helpers import graphs, point_of, uncut
 
 Floats = NDArray[np.float64]
 
 
-def places(graph: OperatorGraph, parts: list[Pass]) -> Iterator[tuple[Pass, Mapping[str, int]]]:
+def places(graph: OperatorGraph, parts: list[Segment]) -> Iterator[tuple[Segment, Mapping[str, int]]]:
     """Yield every pass of a stretch with where its piece of each index begins."""
-    cut = sorted({index for part in parts for index in part.sizes})
-    sizes = {index: [part.graph.extents[index] for part in parts] for index in cut}
-    counts = {i: {size: _count(graph, parts, i, size) for size in dict.fromkeys(sizes[i])} for i in cut}
-    pieces = {i: [size for size, count in counts[i].items() for _ in range(count)] for i in cut}
-    begins = {i: list(accumulate(pieces[i], initial=0)) for i in cut}
-    for where in product(*(range(len(pieces[i])) for i in cut)):
-        chosen = {i: pieces[i][place] for i, place in zip(cut, where, strict=True)}
+    tile_graph = sorted({index for part in parts for index in part.sizes})
+    sizes = {index: [part.graph.extents[index] for part in parts] for index in tile_graph}
+    counts = {i: {size: _count(graph, parts, i, size) for size in dict.fromkeys(sizes[i])} for i in tile_graph}
+    pieces = {i: [size for size, count in counts[i].items() for _ in range(count)] for i in tile_graph}
+    begins = {i: list(accumulate(pieces[i], initial=0)) for i in tile_graph}
+    for where in product(*(range(len(pieces[i])) for i in tile_graph)):
+        chosen = {i: pieces[i][place] for i, place in zip(tile_graph, where, strict=True)}
         [part] = [p for p in parts if all(p.graph.extents[i] == size for i, size in chosen.items())]
-        yield part, {i: begins[i][place] for i, place in zip(cut, where, strict=True)}
+        yield part, {i: begins[i][place] for i, place in zip(tile_graph, where, strict=True)}
 
 
-def _count(graph: OperatorGraph, parts: list[Pass], index: str, size: int) -> int:
+def _count(graph: OperatorGraph, parts: list[Segment], index: str, size: int) -> int:
     """How many pieces of an index have a size: elements of the layer that are in such passes, over those of one."""
     others = {i for part in parts for i in part.sizes} - {index}
     covered = sum(
@@ -57,7 +57,7 @@ def _count(graph: OperatorGraph, parts: list[Pass], index: str, size: int) -> in
     return covered // (size * prod(graph.extents[i] for i in others))
 
 
-def run_pass(part: Pass, begins: Mapping[str, int], arrays: dict[str, Floats]) -> None:
+def run_pass(part: Segment, begins: Mapping[str, int], arrays: dict[str, Floats]) -> None:
     """Run one pass on its piece of the layer's tensors, and put back what it made."""
     graph = part.graph
     first = begins.get("q", 0)
@@ -98,8 +98,8 @@ def test_passes_compute_the_layer(graph: OperatorGraph, pieces: int) -> None:
     arrays = {
         name: np.array(start[name]) if name in start else np.full(t.shape, np.nan) for name, t in graph.tensors.items()
     }
-    for stretch in stretches(graph):
-        for part, begins in places(graph, passes(graph, stretch, pieces)):
+    for stage in stages_of(graph):
+        for part, begins in places(graph, segments(graph, stage, pieces)):
             run_pass(part, begins, arrays)
     [result] = [name for name, t in graph.tensors.items() if t.role is Role.OUTPUT]
     np.testing.assert_allclose(arrays[result], expected[result], rtol=1e-9, atol=1e-12)
@@ -107,9 +107,9 @@ def test_passes_compute_the_layer(graph: OperatorGraph, pieces: int) -> None:
 
 @given(graphs(), st.integers(1, 8))
 def test_passes_do_all_the_work_and_no_more(graph: OperatorGraph, pieces: int) -> None:
-    parts = [part for stretch in stretches(graph) for part in passes(graph, stretch, pieces)]
+    parts = [part for stage in stages_of(graph) for part in segments(graph, stage, pieces)]
     assert sum(part.times * part.graph.total_macs for part in parts) == graph.total_macs
-    assert sorted(o.name for stretch in stretches(graph) for o in stretch) == sorted(graph.edges)
+    assert sorted(o.name for stage in stages_of(graph) for o in stage) == sorted(graph.edges)
     for name in handed_over(parts):
         assert {part.graph.tensors[name].role for part in parts if name in part.graph.tensors} == {
             Role.INPUT,
@@ -121,23 +121,23 @@ def test_heads_come_in_even_passes_where_that_takes_less_than_twice_as_many() ->
     model = catalog.load_model("deepseek_v3")
     step = Workload(model=model, batch=2, query_tokens=4096, cached_tokens=0, precision=model.precision)
     graph = lower(step, "mla_naive")
-    before, heads, after = stretches(graph)
+    before, heads, after = stages_of(graph)
     assert [o.name for o in before][-1] == "key_rope"
     assert [o.name for o in after] == ["out"]
     # 128 heads in 20 pieces: 32 of 4; in 200: each head, of 2 requests one after the other
-    assert [(p.times, dict(p.sizes)) for p in passes(graph, heads, 20)] == [(32, {"h": 4})]
-    assert [(p.times, dict(p.sizes)) for p in passes(graph, heads, 200)] == [(256, {"h": 1, "b": 1})]
+    assert [(p.times, dict(p.sizes)) for p in segments(graph, heads, 20)] == [(32, {"h": 4})]
+    assert [(p.times, dict(p.sizes)) for p in segments(graph, heads, 200)] == [(256, {"h": 1, "b": 1})]
     # 4,096 tokens in 3 pieces: 4 of 1,024
-    assert [(p.times, dict(p.sizes)) for p in passes(graph, after, 3)] == [(4, {"q": 1024})]
+    assert [(p.times, dict(p.sizes)) for p in segments(graph, after, 3)] == [(4, {"q": 1024})]
     # 1,021 tokens are a prime: one more in the first of 5
     odd = lower(replace(step, query_tokens=1021), "mla_naive")
-    assert [(p.times, dict(p.sizes)) for p in passes(odd, stretches(odd)[2], 5)] == [(1, {"q": 205}), (4, {"q": 204})]
+    assert [(p.times, dict(p.sizes)) for p in segments(odd, stages_of(odd)[2], 5)] == [(1, {"q": 205}), (4, {"q": 204})]
 
 
 def test_keys_of_a_group_are_made_before_its_heads() -> None:
     model = catalog.load_model("llama_3_8b")
     step = Workload(model=model, batch=1, query_tokens=64, cached_tokens=0, precision=model.precision)
-    before, heads, _ = stretches(lower(step, "mha"))
+    before, heads, _ = stages_of(lower(step, "mha"))
     assert [o.name for o in before] == ["key", "key_rope", "value"]
     assert Kind.SOFTMAX in {o.kind for o in heads}
 
@@ -160,8 +160,8 @@ def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> 
     outcome = evaluate(few)
     result = outcome.result
     graph = lower(few.workload, few.scheme)
-    assert [len(stretch) for stretch in stretches(graph)] == [4, 9, 1]
-    assert sum(entry.part.times for entry in outcome.passes) > len(outcome.passes)  # some run several times
+    assert [len(stage) for stage in stages_of(graph)] == [4, 9, 1]
+    assert sum(entry.part.times for entry in outcome.segments) > len(outcome.segments)  # some run several times
     assert result.latency_cycles == sum(p.times * p.latency_cycles for p in result.passes)
     assert result.lower_bound_cycles == sum(p.times * p.lower_bound_cycles for p in result.passes)
     assert result.lower_bound_cycles == max(result.bounds_cycles.values())
@@ -172,8 +172,8 @@ def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> 
     assert "head_out" in result.spilled
     assert result.status is Status.FEASIBLE
     assert 0 <= result.gap <= few.gap_limit
-    assert result.energy_pj == pytest.approx(sum(e.part.times * e.outcome.result.energy_pj for e in outcome.passes))
-    for entry in outcome.passes:
+    assert result.energy_pj == pytest.approx(sum(e.part.times * e.outcome.result.energy_pj for e in outcome.segments))
+    for entry in outcome.segments:
         assert violations(entry.outcome.problem, entry.outcome.schedule) == []
     stored = store.load(store.save(tmp_path, few, outcome))
     assert stored.result == result

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from stream_mla.hardware.work import Gemm, VectorWork
-from stream_mla.mapping.planning.analytical_model import Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.analytical_model import Spill, Strategy, estimate_machine, scaled_setting
 from stream_mla.mapping.planning.operator_tiling import cut_sum, worth_parts
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.tile_graph import TileGraph, Tiling, tile_count
 from stream_mla.mapping.tiling.tiler import tile
@@ -25,50 +25,50 @@ MLA = lower(workload(latent(heads=4)), "mla_absorbed")
 
 
 def _cut(parts: int, **sizes: int) -> Tiling:
-    return replace(uncut(MLA.local), sizes={"out": sizes}, row_parts={"out": parts})
+    return replace(uncut(MLA.local), sizes={"out": sizes}, k_splits={"out": parts})
 
 
-def _tiles(cut: TileGraph, operator: str) -> list[Gemm | VectorWork]:
-    return [entry.work for entry in cut.tiles if entry.operator == operator]
+def _tiles(tile_graph: TileGraph, operator: str) -> list[Gemm | VectorWork]:
+    return [entry.work for entry in tile_graph.tiles if entry.operator == operator]
 
 
 def test_parts_have_sums_of_their_own_which_are_added_up() -> None:
-    cut = tile(MLA, _cut(2, h=1))
-    out = [entry for entry in cut.tiles if entry.operator == "out"]
+    tile_graph = tile(MLA, _cut(2, h=1))
+    out = [entry for entry in tile_graph.tiles if entry.operator == "out"]
 
     # heads 0 and 2 are one part, 1 and 3 the other: two chains of two, on any cores
-    assert Counter(entry.cluster for entry in out) == {entry.cluster: 2 for entry in out}
+    assert Counter(entry.group for entry in out) == {entry.group: 2 for entry in out}
     assert sorted((entry.box["h"][0], entry.box["o"][0], entry.step) for entry in out) == [
         (0, 0, 0), (1, 1, 0), (2, 0, 1), (3, 1, 1)
     ]  # fmt: skip
-    assert [block.bits for block in cut.blocks if block.tensor == "out_part"] == [7 * 32, 7 * 32]
+    assert [block.bits for block in tile_graph.blocks if block.tensor == "out_part"] == [7 * 32, 7 * 32]
     # 7 columns: one addition each of two sums of 32 bit, into 8 bit
-    assert _tiles(cut, "out_sum") == [VectorWork(operations=7, read_bits=2 * 7 * 32, write_bits=7 * 8)]
-    assert tile_count(MLA, cut.tiling) == len(cut.tiles)
+    assert _tiles(tile_graph, "out_sum") == [VectorWork(operations=7, read_bits=2 * 7 * 32, write_bits=7 * 8)]
+    assert tile_count(MLA, tile_graph.tiling) == len(tile_graph.tiles)
 
 
 def test_no_product_and_no_load_is_added() -> None:
-    whole, cut = tile(MLA, _cut(1, h=1)), tile(MLA, _cut(4, h=1))
+    whole, tile_graph = tile(MLA, _cut(1, h=1)), tile(MLA, _cut(4, h=1))
 
-    for graph in (whole, cut):
+    for graph in (whole, tile_graph):
         assert sum(work.macs for work in _tiles(graph, "out") if isinstance(work, Gemm)) == 24 * 7
         assert sum(b.bits for b in graph.blocks if b.tensor == "w_o") == 24 * 7 * 8
         assert all(len(graph.users[n]) == 1 for n, b in enumerate(graph.blocks) if b.tensor == "w_o")
-    assert [entry.step for entry in cut.tiles if entry.operator == "out"] == [0, 0, 0, 0]
+    assert [entry.step for entry in tile_graph.tiles if entry.operator == "out"] == [0, 0, 0, 0]
     # the third and the fourth part too: 3 additions for each of 7 columns
-    assert _tiles(cut, "out_sum") == [VectorWork(operations=21, read_bits=4 * 7 * 32, write_bits=7 * 8)]
+    assert _tiles(tile_graph, "out_sum") == [VectorWork(operations=21, read_bits=4 * 7 * 32, write_bits=7 * 8)]
 
 
 def test_there_are_no_more_parts_than_row_pieces() -> None:
-    cut = tile(MLA, _cut(4, h=2))
+    tile_graph = tile(MLA, _cut(4, h=2))
 
-    assert cut.shapes["out_part"] == (2, 1, 1, 7)
+    assert tile_graph.shapes["out_part"] == (2, 1, 1, 7)
     assert tile(MLA, _cut(4)).graph == MLA
 
 
 def test_parts_of_a_pair_of_indices_are_dealt_over_both() -> None:
-    cut = tile(MLA, _cut(3, h=2, v=3))
-    found = {(e.box["h"][0], e.box["v"][0]): e.box["o"][0] for e in cut.tiles if e.operator == "out"}
+    tile_graph = tile(MLA, _cut(3, h=2, v=3))
+    found = {(e.box["h"][0], e.box["v"][0]): e.box["o"][0] for e in tile_graph.tiles if e.operator == "out"}
 
     assert found == {(0, 0): 0, (0, 3): 1, (2, 0): 2, (2, 3): 0}
 
@@ -95,14 +95,18 @@ def test_partial_sums_go_over_a_link_or_through_the_dram(joined: bool) -> None:
     tiling = replace(_cut(2, h=1, e=3), spilled=spilled)
     problem = small_problem(MLA, tiling, machine(core_type(), core_type(), links=links))
     schedule = greedy(problem)
-    moved = {(m.source < 0, m.target < 0) for m in schedule.moves if problem.cut.blocks[m.block].tensor == "out_part"}
+    moved = {
+        (m.source < 0, m.target < 0)
+        for m in schedule.transfers
+        if problem.tile_graph.blocks[m.block].tensor == "out_part"
+    }
 
     assert violations(problem, schedule) == []
     assert replay(problem, schedule).latency_cycles <= schedule.latency_cycles
     assert moved == ({(False, False)} if joined else {(True, False), (False, True)})
 
 
-KEPT = Way(spill=Spill.NONE, inline=frozenset(), sharing=True)
+KEPT = Strategy(spill=Spill.NONE, inline=frozenset(), sharing=True)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +151,11 @@ def test_a_sum_is_cut_into_as_many_pieces_as_there_are_chains() -> None:
     ],
 )  # fmt: skip
 def test_the_user_says_which_rows_are_in_parts(forced: dict[str, int], parts: set[str]) -> None:
-    tilings = list(plans(MLA, machine(core_type(), core_type()), forced, POLICIES["free"]))
+    tilings = list(candidate_tilings(MLA, machine(core_type(), core_type()), forced, POLICIES["free"]))
 
-    assert {frozenset(tiling.row_parts) for tiling in tilings} == {frozenset(parts)}
+    assert {frozenset(tiling.k_splits) for tiling in tilings} == {frozenset(parts)}
     for tiling in tilings:
-        cut = tile(MLA, tiling)
-        assert {entry.operator for entry in cut.tiles if entry.kind is Kind.SUM} == {f"{name}_sum" for name in parts}
+        tile_graph = tile(MLA, tiling)
+        assert {entry.operator for entry in tile_graph.tiles if entry.kind is Kind.SUM} == {
+            f"{name}_sum" for name in parts
+        }

@@ -89,9 +89,9 @@ class MachineEstimate:
         }
         return batch * np.min([forms[dataflow] for dataflow in self.dataflows], axis=0)
 
-    def rounds(self, clusters: Numbers) -> Numbers:
+    def rounds(self, groups: Numbers) -> Numbers:
         """Clusters that the busiest core runs."""
-        return _ceil(clusters, self.array_cores)
+        return _ceil(groups, self.array_cores)
 
     def dram_cycles(self, bits: Quantities) -> Reals:
         """Cycles of a transfer at the DRAM's full rate."""
@@ -155,7 +155,7 @@ def _vector_port(accelerator: Accelerator, routes: Mapping[tuple[int, int], Rout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
+class CandidateSizes:
     """Ways to cut an operator; entry i of each array belongs to candidate i."""
 
     traffic_bits: Quantities
@@ -167,7 +167,7 @@ class Candidates:
     tile_cycles: Reals
     """Of one tile."""
     tiles: Numbers
-    clusters: Numbers
+    groups: Numbers
     """Groups of tiles that may lie on different cores, and so load side by side."""
     footprint_bits: Quantities
     """The working set in one SRAM."""
@@ -181,7 +181,7 @@ class Setting:
     graph: OperatorGraph
     machine: MachineEstimate
     forced: Mapping[str, int]
-    """Sizes given by the user, per index; and `parts` and `row_parts`."""
+    """Sizes given by the user, per index; and `parts` and `k_splits`."""
     budget_bits: int
     """For the working set of one operator, in the SRAM of a core with an array."""
     small_bits: int
@@ -218,33 +218,33 @@ class Setting:
         )
         return max(self.budget_bits, int(self.budget_bits * ALONE_SHARE / TILE_SHARE) - sum(kept))
 
-    def loads_bits(self, tensor: str, again: Numbers, clusters: Numbers) -> Reals:
+    def loads_bits(self, tensor: str, again: Numbers, groups: Numbers) -> Reals:
         """Estimate bits read from DRAM: the tensor `again` times, or once per core with work if it is small."""
         bits = self.graph.tensors[tensor].bits
         if not self.via_dram(tensor):
             return np.zeros(len(again))
         if self.sharing and bits <= self.small_bits:
-            return bits * np.minimum(clusters, self.machine.array_cores).astype(np.float64)
+            return bits * np.minimum(groups, self.machine.array_cores).astype(np.float64)
         return bits * again.astype(np.float64)
 
-    def best(self, candidates: Candidates) -> int:
+    def best(self, candidates: CandidateSizes) -> int:
         """Return the number of the best candidate that fits; where none does, of the smallest."""
         if not candidates.fits.any():
             return int(np.argmin(candidates.footprint_bits))
         return int(np.argmin(self._prices(candidates)))
 
-    def least_price(self, candidates: Candidates) -> float:
+    def least_price(self, candidates: CandidateSizes) -> float:
         """Return the price of the best candidate that fits; infinite where none does."""
         return float(np.min(self._prices(candidates)))
 
-    def _prices(self, candidates: Candidates) -> Reals:
+    def _prices(self, candidates: CandidateSizes) -> Reals:
         """Return the price of each candidate in cycles; infinite where it does not fit.
 
         It is the longer of DRAM and compute time, a quarter of the shorter, as they do not overlap perfectly, the first
         tile's load and the last one's work, which nothing hides, and a little for each tile.
         """
         machine, compute = self.machine, candidates.compute_cycles
-        ports = np.minimum(candidates.clusters, machine.array_cores) * machine.port_bits_per_cycle
+        ports = np.minimum(candidates.groups, machine.array_cores) * machine.port_bits_per_cycle
         dram = candidates.traffic_bits / np.minimum(machine.dram_bits_per_cycle, ports)
         edge = self.machine.dram_cycles(candidates.tile_bits) + candidates.tile_cycles
         price = np.maximum(dram, compute) + np.minimum(dram, compute) / 4 + edge
@@ -261,20 +261,20 @@ class Spill(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Strategy:
     """One way to plan a layer."""
 
     spill: Spill
     inline: frozenset[str]
     sharing: bool
-    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    k_splits: Mapping[str, int] = field(default_factory=dict[str, int])
     """Contraction -> parts of its rows."""
     too_large: frozenset[str] = frozenset()
     """Activations that leave the chip although others stay: there is no room for them to wait."""
 
 
 def scaled_setting(
-    graph: OperatorGraph, machine: MachineEstimate, forced: Mapping[str, int], scale: float, way: Way
+    graph: OperatorGraph, machine: MachineEstimate, forced: Mapping[str, int], scale: float, way: Strategy
 ) -> Setting:
     """Return the setting in which `scale` shrinks every memory budget."""
     small_bits = int(machine.sram_bits * SMALL_SHARE * scale)

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_mla.mapping.planning.analytical_model import IN_FLIGHT, Candidates, Quantities, Reals, Setting
+from stream_mla.mapping.planning.analytical_model import IN_FLIGHT, CandidateSizes, Quantities, Reals, Setting
 from stream_mla.mapping.planning.candidate_sizes import Cuts, Numbers, combine
 from stream_mla.mapping.planning.operator_tiling import chosen_sizes
 from stream_mla.mapping.tiling.tile_work import OPERATIONS_PER_ELEMENT
@@ -112,7 +112,7 @@ class _Table:
         return np.where(self.kept, 1, self.cuts[1].pieces())
 
     @property
-    def clusters(self) -> Numbers:
+    def groups(self) -> Numbers:
         """Groups of tiles that may lie on different cores."""
         return self.blocks // self.cuts[1].pieces() * self.visits * self.parts
 
@@ -130,16 +130,16 @@ def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> Attent
     footprint = _footprint_bits(graph, shape, table)
     tile_cycles, expansion = _tile_cycles(setting, shape, table)
     visits = table.visits / table.cuts[1].pieces()
-    array = table.tiles / table.clusters * (tile_cycles + visits * expansion) * machine.rounds(table.clusters)
+    array = table.tiles / table.groups * (tile_cycles + visits * expansion) * machine.rounds(table.groups)
     vector = _vector_cycles(setting, shape, table)
     best = setting.best(
-        Candidates(
+        CandidateSizes(
             traffic_bits=_traffic_bits(setting, shape, table),
             compute_cycles=np.maximum(array, vector) + np.minimum(array, vector) / 4,
             tile_bits=table.copies * table.chunk * shape.key_bits,
             tile_cycles=tile_cycles + expansion,
             tiles=table.tiles * (2 if shape.rank else 1) + (_softmax_pieces(setting, table) - 1) * table.tiles // 3,
-            clusters=table.clusters,
+            groups=table.groups,
             footprint_bits=footprint,
             fits=(footprint <= setting.budget_bits) & _vector_fits(setting, table),
         )

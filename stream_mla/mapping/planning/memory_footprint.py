@@ -34,22 +34,22 @@ from stream_mla.workload.split_k import parts_of, spread_cut
 IN_MEMORY = (Role.INPUT, Role.WEIGHT, Role.CACHE)
 
 
-def fullest(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> float:
+def peak_occupancy(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> float:
     """Return the share of its memory that the fullest core is expected to need; more than 1 does not fit."""
-    shapes = _Shapes(graph=spread_cut(graph, tiling.row_parts, tiling.sizes), tiling=tiling)
+    shapes = _Shapes(graph=spread_cut(graph, tiling.k_splits, tiling.sizes), tiling=tiling)
     arrays = [core.type.sram.capacity for core in accelerator.array_cores()]
     others = [core.type.sram.capacity for core in accelerator.vector_cores() if core.type.array is None]
-    need = shapes.working_bits(vector=not others) + sum(waiting_bits(graph, accelerator, tiling).values())
+    need = shapes.working_bits(vector=not others) + sum(resident_bits(graph, accelerator, tiling).values())
     share = need / min(arrays)
     return max(share, shapes.vector_bits() / min(others)) if others else share
 
 
-def waiting_bits(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> dict[str, int]:
+def resident_bits(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> dict[str, int]:
     """Return the bits of each tensor that wait on a core with an array, of those that stay on chip."""
-    shapes = _Shapes(graph=spread_cut(graph, tiling.row_parts, tiling.sizes), tiling=tiling)
+    shapes = _Shapes(graph=spread_cut(graph, tiling.k_splits, tiling.sizes), tiling=tiling)
     cores = len(list(accelerator.array_cores()))
     return {
-        name: shapes.waiting_bits(name, cores)
+        name: shapes.resident_bits(name, cores)
         for name, tensor in shapes.graph.tensors.items()
         if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
         and name not in tiling.spilled | shapes.graph.local | tiling.local
@@ -144,7 +144,7 @@ class _Shapes:
                 largest = max(largest, *(self.piece(maker, index) for maker in makers))
         return largest
 
-    def waiting_bits(self, tensor: str, cores: int) -> int:
+    def resident_bits(self, tensor: str, cores: int) -> int:
         """Bits of one tensor that wait on a core: of each of its parts, as it is made."""
         makers = [(o, x) for o in self.graph.operators for x in o.outputs if x.tensor == tensor]
         users = [(o, x) for o in self.graph.operators for x in o.reads if x.tensor == tensor]
@@ -168,7 +168,7 @@ class _Shapes:
                 for head in HEADS
             )
             added = index in HEADS and not any(index in made.indices for made in user.outputs)
-            if again or (added and user.name not in self.tiling.early and self.rounds(user, cores) > 1):
+            if again or (added and user.name not in self.tiling.eager and self.rounds(user, cores) > 1):
                 return True
         return False
 

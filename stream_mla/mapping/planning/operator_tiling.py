@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_mla.mapping.planning.analytical_model import Candidates, MachineEstimate, Reals, Setting
+from stream_mla.mapping.planning.analytical_model import CandidateSizes, MachineEstimate, Reals, Setting
 from stream_mla.mapping.planning.candidate_sizes import (
     Cuts,
     Numbers,
@@ -53,7 +53,7 @@ def worth_parts(setting: Setting, operator: Operator, most: Mapping[str, int], b
     """
     graph, machine = setting.graph, setting.machine
     whole = _contractions(setting, operator, most, 1, beside)[1]
-    chains = int(whole.clusters[setting.best(whole)])
+    chains = int(whole.groups[setting.best(whole)])
     if setting.dram_binds and chains >= (1 - IDLE) * machine.array_cores * int(machine.rounds(np.array(chains))):
         return 1
     sums_bits = graph.operand_bits(operator.outputs[0]) * graph.partial_bits
@@ -72,7 +72,7 @@ def worth_parts(setting: Setting, operator: Operator, most: Mapping[str, int], b
 
 def _contractions(
     setting: Setting, operator: Operator, most: Mapping[str, int], parts: int, beside: Mapping[str, int]
-) -> tuple[list[Cuts], Candidates]:
+) -> tuple[list[Cuts], CandidateSizes]:
     """Return the ways to cut a contraction.
 
     Footprint: two pieces of A, two of B and two of C, in bits as they are stored; where k is cut, one piece of C as
@@ -102,17 +102,17 @@ def _contractions(
     held_bits = np.where(several, max(out.element_bits, graph.partial_bits), 2 * out.element_bits)
     footprint = 2 * (a_bits + b_bits) + ways.c_elements * held_bits
     tiles = ways.columns * ways.k_pieces
-    clusters = ways.columns * chains
-    return list(ways.cuts), Candidates(
+    groups = ways.columns * chains
+    return list(ways.cuts), CandidateSizes(
         traffic_bits=setting.loads_bits(a.name, ways.n_pieces, ways.columns)
         + setting.loads_bits(b.name, ways.m_pieces, ways.columns)
         + sum(_lost_bits(setting, operand, ways, beside) for operand in (*operator.inputs, *operator.outputs)),
-        compute_cycles=steps * ways.tile_cycles * machine.rounds(clusters),
+        compute_cycles=steps * ways.tile_cycles * machine.rounds(groups),
         tile_bits=a_bits + b_bits,
         tile_cycles=ways.tile_cycles,
         # a chain reads its sums again
         tiles=np.where(several, tiles * 3 // 2, tiles),
-        clusters=clusters,
+        groups=groups,
         footprint_bits=footprint,
         fits=footprint <= setting.room_bits(operator),
     )
@@ -246,15 +246,15 @@ def cut_composite(setting: Setting, producer: Operator, consumer: Operator) -> t
         traffic = traffic + source.bits * head_pieces * latent_pieces
     operand_bits = max(a.element_bits, b.element_bits)
     tile_cycles = machine.tile_cycles(heads, rank, latent, np.full_like(heads, depth), operand_bits)
-    clusters = head_pieces * latent_pieces
+    groups = head_pieces * latent_pieces
     best = setting.best(
-        Candidates(
+        CandidateSizes(
             traffic_bits=traffic,
-            compute_cycles=machine.rounds(clusters) * rank_pieces * tile_cycles,
+            compute_cycles=machine.rounds(groups) * rank_pieces * tile_cycles,
             tile_bits=factor_bits,
             tile_cycles=tile_cycles,
-            tiles=clusters * rank_pieces * (1 + token_pieces),
-            clusters=clusters,
+            tiles=groups * rank_pieces * (1 + token_pieces),
+            groups=groups,
             footprint_bits=footprint,
             fits=footprint <= setting.budget_bits,
         )

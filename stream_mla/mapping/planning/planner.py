@@ -14,10 +14,10 @@ from dataclasses import replace
 from functools import partial
 
 from stream_mla.hardware.accelerator import Accelerator
-from stream_mla.mapping.planning.analytical_model import Setting, Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.analytical_model import Setting, Spill, Strategy, estimate_machine, scaled_setting
 from stream_mla.mapping.planning.attention_tiling import EXPANDED, AttentionCut, cut_attention
 from stream_mla.mapping.planning.candidate_sizes import Sizes
-from stream_mla.mapping.planning.memory_footprint import fullest, waiting_bits
+from stream_mla.mapping.planning.memory_footprint import peak_occupancy, resident_bits
 from stream_mla.mapping.planning.operator_tiling import (
     cut_composite,
     cut_contraction,
@@ -43,7 +43,7 @@ SCALES = (1.0, 0.5, 0.25, 0.1)
 """Shares of the memories that plans are made for: what they hold beside one operator's tiles is not foreseen."""
 
 
-def plans(
+def candidate_tilings(
     graph: OperatorGraph, accelerator: Accelerator, forced: Mapping[str, int], policy: Policy
 ) -> Iterable[Tiling]:
     """Yield different tilings worth trying.
@@ -60,7 +60,7 @@ def plans(
         groups += [size for size in dict.fromkeys(wanted) if size]
     seen: list[Tiling] = []
     for scale in SCALES:
-        for group, way in _ways(graph, groups, policy):
+        for group, way in _strategies(graph, groups, policy):
             sizes = forced if group is None else {**forced, heads: group}
             setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale)
             found = list(_tilings(setting_of, graph, way, policy))
@@ -76,25 +76,30 @@ _SettingOf = Callable[..., Setting]
 """From a graph and a `way` to the setting of a plan."""
 
 
-def _tilings(setting_of: _SettingOf, graph: OperatorGraph, way: Way, policy: Policy) -> Iterable[Tiling]:
+def _tilings(setting_of: _SettingOf, graph: OperatorGraph, way: Strategy, policy: Policy) -> Iterable[Tiling]:
     """Yield the tilings of one way, with the rows of some contractions in parts and without."""
     setting = setting_of(graph, way=way)
     attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
     for parts in _row_parts(setting, way, attention, _given_row_parts(graph, setting.forced)):
         parted = spread(graph, parts)
-        spreading = replace(way, row_parts=parts)
+        spreading = replace(way, k_splits=parts)
         yield _under(policy, parted, _plan(setting_of(parted, way=spreading), spreading, attention))
 
 
 def _with_room(
-    setting_of: _SettingOf, graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling, way: Way, policy: Policy
+    setting_of: _SettingOf,
+    graph: OperatorGraph,
+    accelerator: Accelerator,
+    tiling: Tiling,
+    way: Strategy,
+    policy: Policy,
 ) -> Iterable[Tiling]:
     """Return tilings that spill what takes most room, one tensor after the other, until the rest has enough."""
-    if fullest(graph, accelerator, tiling) <= 1:
+    if peak_occupancy(graph, accelerator, tiling) <= 1:
         return []
     found = [tiling]
-    while fullest(graph, accelerator, found[0]) > ROOMY:
-        waiting = waiting_bits(graph, accelerator, found[0])
+    while peak_occupancy(graph, accelerator, found[0]) > ROOMY:
+        waiting = resident_bits(graph, accelerator, found[0])
         largest = max(waiting, key=lambda name: waiting[name], default="")
         if not largest or not waiting[largest] or largest in way.too_large:
             return []
@@ -103,18 +108,20 @@ def _with_room(
     return found
 
 
-def _ways(graph: OperatorGraph, groups: Sequence[int | None], policy: Policy) -> Iterable[tuple[int | None, Way]]:
+def _strategies(
+    graph: OperatorGraph, groups: Sequence[int | None], policy: Policy
+) -> Iterable[tuple[int | None, Strategy]]:
     """Yield the sizes of head groups, and what leaves the chip, in the order in which they are tried."""
     # stacks that follow each other without overlap keep what expands apart from what attends
     able = policy.prefetch is not Prefetch.SECOND and set(EXPANDED) <= set(graph.tensors)
     expanded = frozenset(EXPANDED) if able else None
 
-    def way(spill: Spill, inline: frozenset[str] = frozenset()) -> Way:
-        return Way(spill=spill, inline=inline, sharing=policy.sharing)
+    def way(spill: Spill, inline: frozenset[str] = frozenset()) -> Strategy:
+        return Strategy(spill=spill, inline=inline, sharing=policy.sharing)
 
     if policy.fusion is Fusion.OFF:
         return [(None, way(Spill.ALL))]
-    ways: list[tuple[int | None, Way]] = []
+    ways: list[tuple[int | None, Strategy]] = []
     if expanded:
         ways += [(None, way(Spill.LARGE, expanded)), (None, way(Spill.NONE, expanded))]
     ways += [(None, way(Spill.LARGE))]
@@ -133,7 +140,7 @@ def _given_row_parts(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping
 
 
 def _row_parts(
-    setting: Setting, way: Way, attention: AttentionCut, given: Mapping[str, int] | None
+    setting: Setting, way: Strategy, attention: AttentionCut, given: Mapping[str, int] | None
 ) -> list[Mapping[str, int]]:
     """Return parts of rows to plan with: those that promise to pay, and then none."""
     found: dict[str, int] = {}
@@ -153,16 +160,20 @@ def _row_parts(
 
 def _under(policy: Policy, graph: OperatorGraph, tiling: Tiling) -> Tiling:
     """Return a tiling with what a policy takes away from the scheduler."""
-    late: frozenset[str] = frozenset()
+    single_buffered: frozenset[str] = frozenset()
     phases: Mapping[str, int] = {}
     if policy.prefetch is Prefetch.OFF:
-        late = frozenset(graph.tensors)
+        single_buffered = frozenset(graph.tensors)
     elif policy.prefetch is Prefetch.SECOND:
-        late = frozenset(operator.inputs[0].tensor for operator in graph.operators if operator.kind in CONTRACTIONS)
+        single_buffered = frozenset(
+            operator.inputs[0].tensor for operator in graph.operators if operator.kind in CONTRACTIONS
+        )
         phases = _stacks(graph)
     if policy.fusion is Fusion.OFF:
         phases = {operator.name: number for number, operator in enumerate(graph.operators)}
-    return replace(tiling, late=late, phases=phases, shared=tiling.shared if policy.sharing else frozenset())
+    return replace(
+        tiling, single_buffered=single_buffered, phases=phases, shared=tiling.shared if policy.sharing else frozenset()
+    )
 
 
 def _stacks(graph: OperatorGraph) -> Mapping[str, int]:
@@ -183,7 +194,7 @@ def _stacks(graph: OperatorGraph) -> Mapping[str, int]:
     return stacks
 
 
-def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
+def _plan(setting: Setting, way: Strategy, attention: AttentionCut) -> Tiling:
     """Plan all operators, now that it is known how attention is cut."""
     graph = setting.graph
     operators = {operator.name: operator for operator in graph.operators}
@@ -220,9 +231,9 @@ def _plan(setting: Setting, way: Way, attention: AttentionCut) -> Tiling:
         shared=frozenset(_shared(setting, operators, way)),
         local=local | way.inline,
         inline=way.inline,
-        early=frozenset(_early(setting)),
+        eager=frozenset(_eager(setting)),
         together=attention.kept,
-        row_parts=way.row_parts,
+        k_splits=way.k_splits,
     )
 
 
@@ -253,7 +264,7 @@ def _small(setting: Setting, operator: Operator) -> bool:
     return elements * setting.graph.partial_bits <= setting.small_bits
 
 
-def _shared(setting: Setting, operators: Mapping[str, Operator], way: Way) -> Iterable[str]:
+def _shared(setting: Setting, operators: Mapping[str, Operator], way: Strategy) -> Iterable[str]:
     """Yield the tensors of which a core loads a block once for all its clusters: small ones, and weights that expand
     the cache, which requests and parts of the keys use one after the other.
     """
@@ -296,6 +307,6 @@ def _cut_merge(setting: Setting, merge: Operator, attention: AttentionCut) -> Si
     return outer_cut(setting, merge, [*attention.heads, "q", "b"], start=attention.sizes)
 
 
-def _early(setting: Setting) -> Iterable[str]:
+def _eager(setting: Setting) -> Iterable[str]:
     """Yield operators whose unfinished sums are small as a whole, so that they may wait."""
     return (operator.name for operator in setting.graph.operators if _small(setting, operator))

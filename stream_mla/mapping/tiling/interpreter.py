@@ -32,14 +32,14 @@ def rope(x: Floats, positions: Floats) -> Floats:
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def execute(cut: TileGraph, given: Mapping[str, Floats]) -> dict[str, Floats]:
+def execute(tile_graph: TileGraph, given: Mapping[str, Floats]) -> dict[str, Floats]:
     """Run all tiles in order over `given` inputs, weights and old cache rows; return all tensors."""
     arrays = {
         name: np.array(given[name], dtype=np.float64) if name in given else np.full(shape, np.nan)
-        for name, shape in cut.shapes.items()
+        for name, shape in tile_graph.shapes.items()
     }
-    operators = {operator.name: operator for operator in cut.graph.operators}
-    for tile in cut.tiles:
+    operators = {operator.name: operator for operator in tile_graph.graph.operators}
+    for tile in tile_graph.tiles:
         _RUN[tile.kind](operators[tile.operator], tile, arrays)
     return arrays
 

@@ -37,8 +37,8 @@ def _index_choices(
     Rows that are in parts stand together, last, and bring the counter of the parts.
     """
     choices: dict[tuple[str, ...], list[_Choice]] = {}
-    row_parts = parts_of(graph, operator)
-    rows = gemm_indices(operator).k if row_parts > 1 and operator.kind in CONTRACTIONS else ()
+    k_splits = parts_of(graph, operator)
+    rows = gemm_indices(operator).k if k_splits > 1 and operator.kind in CONTRACTIONS else ()
 
     def label(index: str, piece: Interval) -> str:
         return "" if piece == (0, graph.extents[index]) else f"{index}={piece[0]}:{piece[1]}"
@@ -48,11 +48,12 @@ def _index_choices(
         if index in rows or (rows and index == PART):
             continue
         if index == PART:
-            choices[index,] = [_Choice("", ((0, row_parts),))]
+            choices[index,] = [_Choice("", ((0, k_splits),))]
         elif index == "k":
-            cut = key_pieces(extent, parts, sizes.get("k", extent))
+            tile_graph = key_pieces(extent, parts, sizes.get("k", extent))
             choices["k", "t", "s"] = [
-                _Choice(label("k", piece), (piece, (t, t + 1), (part, part + 1))) for t, (piece, part) in enumerate(cut)
+                _Choice(label("k", piece), (piece, (t, t + 1), (part, part + 1)))
+                for t, (piece, part) in enumerate(tile_graph)
             ]
         elif index in COUNTERS:
             if "k" not in operator.indices:
@@ -67,7 +68,7 @@ def _index_choices(
         in_order = [dict(zip(rows, piece, strict=True)) for piece in cut_rows]
         choices[*rows, PART] = [
             _Choice(",".join(filter(None, (label(index, box[index]) for index in rows))), tuple(box.values()))
-            for box in in_parts(in_order, row_parts)
+            for box in in_parts(in_order, k_splits)
         ]
     return choices
 
@@ -105,7 +106,7 @@ _Pick = Callable[[tuple[Interval, ...]], tuple[Interval, ...]]
 
 
 @dataclass(slots=True)
-class Draft:
+class TileDraft:
     """A tile before its number and its cluster are known."""
 
     name: str
@@ -147,10 +148,10 @@ class _Touched:
 
 def operator_tiles(
     graph: OperatorGraph, boxes: Boxes, grids: Mapping[str, Grid], *, chain0: int, phase: int
-) -> list[Draft]:
+) -> list[TileDraft]:
     """Make the tiles of one operator; chains are numbered from `chain0`."""
     operator, indices = boxes.operator, boxes.indices
-    chains: dict[tuple[int, ...], list[Draft]] = {}
+    chains: dict[tuple[int, ...], list[TileDraft]] = {}
     read, written = _Touched(boxes, operator.reads, grids), _Touched(boxes, operator.outputs, grids)
     works: dict[tuple[object, ...], Gemm | VectorWork] = {}
     keys, part = (indices.index("k"), indices.index("s")) if "k" in indices else (-1, -1)
@@ -170,7 +171,7 @@ def operator_tiles(
                 else vector_work(graph, operator, box, rescales=later)
             )
         chain.append(
-            Draft(
+            TileDraft(
                 name,
                 operator.name,
                 operator.kind,

@@ -27,9 +27,9 @@ class Tiling:
     """Tensors of which a core loads a block once for all its clusters; of the others, each cluster loads its own."""
     local: frozenset[str]
     """Tensors that never leave the core that makes them."""
-    early: frozenset[str] = frozenset()
+    eager: frozenset[str] = frozenset()
     """Operators whose chains start before all their inputs are there: their unfinished sums are small."""
-    late: frozenset[str] = frozenset()
+    single_buffered: frozenset[str] = frozenset()
     """Tensors whose loads may not overlap with a tile on the array of the core they go to."""
     phases: Mapping[str, int] = field(default_factory=dict[str, int])
     """Operator -> phase: nothing of a phase starts before all tiles of the earlier ones have ended; 0 if missing."""
@@ -37,7 +37,7 @@ class Tiling:
     """Local tensors made just before they are used; what makes and what uses them follow without a break."""
     together: frozenset[str] = frozenset()
     """Tensors of which a core loads a block once for all its users: these run there, one group after the other."""
-    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
+    k_splits: Mapping[str, int] = field(default_factory=dict[str, int])
     """Contraction -> parts of its rows that may lie on different cores, no more than row pieces; 1 if missing."""
 
 
@@ -58,7 +58,7 @@ class Block:
     stored: bool
     """It must be written to DRAM."""
     shared: bool
-    late: bool = False
+    single_buffered: bool = False
     """Its loads do not overlap with tiles on the array of the core they go to."""
 
 
@@ -77,7 +77,7 @@ class Tile:
     reads: tuple[int, ...]
     """Blocks read, besides its own unfinished ones."""
     writes: tuple[int, ...]
-    cluster: int
+    group: int
     work: Gemm | VectorWork
     phase: int = 0
     """0, 1, ...: it starts when all tiles of smaller phases have ended, and so do loads that none of these needs."""
@@ -108,7 +108,7 @@ class TileGraph:
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     """Tiles that `tile` would make, without making them."""
-    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
+    graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})

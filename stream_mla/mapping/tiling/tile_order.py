@@ -3,9 +3,9 @@
 Depth-first from the results backwards, so that an input is made just before its first use, with two exceptions:
 
 - the tiles of a fused group (joined by a tensor that never leaves its core) and the steps of a chain follow
-  each other without a break, after everything they need from outside; so do fused groups that are `kin`;
-- chains named `early`, whose unfinished sums are small, add each input as soon as it is there; and operators named
-  `soon` run as soon as they can, because what they make is smaller than what they free (merges).
+  each other without a break, after everything they need from outside; so do fused groups that are `related_group`;
+- chains named `eager`, whose unfinished sums are small, add each input as soon as it is there; and operators named
+  `merging` run as soon as they can, because what they make is smaller than what they free (merges).
 """
 
 from collections import defaultdict
@@ -38,8 +38,10 @@ def successors(predecessors: Sequence[Iterable[int]]) -> tuple[tuple[int, ...], 
 
 
 class _Order:
-    def __init__(self, predecessors: Sequence[Sequence[int]], eager: Sequence[bool], in_fused: Sequence[bool]) -> None:
-        self.predecessors, self.eager, self.in_fused = predecessors, eager, in_fused
+    def __init__(
+        self, predecessors: Sequence[Sequence[int]], is_eager: Sequence[bool], in_fused: Sequence[bool]
+    ) -> None:
+        self.predecessors, self.is_eager, self.in_fused = predecessors, is_eager, in_fused
         self.waiting = [len(before) for before in predecessors]
         self.successors = successors(predecessors)
         self.done = [False] * len(predecessors)
@@ -58,7 +60,7 @@ class _Order:
             self.order.append(number)
             for other in reversed(self.successors[number]):
                 self.waiting[other] -= 1
-                if self.waiting[other] or not self.eager[other]:
+                if self.waiting[other] or not self.is_eager[other]:
                     continue
                 if within is not None and other in within:
                     stack.append(other)
@@ -84,13 +86,13 @@ def demand_order(
     tiles: Sequence[Step],
     predecessors: Sequence[Collection[int]],
     groups: Sequence[int],
-    early: AbstractSet[str],
-    soon: AbstractSet[str],
-    kin: Sequence[int] | None = None,
+    eager: AbstractSet[str],
+    merging: AbstractSet[str],
+    related_group: Sequence[int] | None = None,
 ) -> list[int]:
     """Return tile numbers in the order of the module docstring; `groups` numbers the fused group of each tile.
 
-    `kin` numbers what fused groups have in common: those of one number follow each other.
+    `related_group` numbers what fused groups have in common: those of one number follow each other.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for number, group in enumerate(groups):
@@ -98,7 +100,7 @@ def demand_order(
     length: dict[int, int] = defaultdict(int)
     for tile in tiles:
         length[tile.chain] += 1
-    eager = [length[tile.chain] > 1 for tile in tiles]
+    is_eager = [length[tile.chain] > 1 for tile in tiles]
     # the step before comes first, so that the inputs of a chain are asked for in the order of its steps
     ordered = [
         sorted(before, key=lambda other, chain=tile.chain: (tiles[other].chain != chain, other))
@@ -108,23 +110,23 @@ def demand_order(
     nodes: list[list[int]] = []
     for group in members.values():
         fused = len({tiles[number].chain for number in group}) > 1
-        loose = not fused and tiles[group[0]].operator in early
+        loose = not fused and tiles[group[0]].operator in eager
         nodes += [[number] for number in group] if loose else [group]
         for number in group:
             in_fused[number] = fused
-            eager[number] = (eager[number] and (fused or loose)) or tiles[number].operator in soon
+            is_eager[number] = (is_eager[number] and (fused or loose)) or tiles[number].operator in merging
     node_of = {number: node for node, group in enumerate(nodes) for number in group}
     related: dict[int, list[int]] = defaultdict(list)
-    if kin is not None:
+    if related_group is not None:
         for node, group in enumerate(nodes):
             if in_fused[group[0]]:
-                related[kin[group[0]]].append(node)
+                related[related_group[group[0]]].append(node)
     after = {node: group for group in related.values() for node in group if len(group) > 1}
-    return _walk(nodes, node_of, _Order(ordered, eager, in_fused), after)
+    return _walk(nodes, node_of, _Order(ordered, is_eager, in_fused), after)
 
 
 def _walk(
-    nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order, kin: Mapping[int, Sequence[int]]
+    nodes: Sequence[list[int]], node_of: dict[int, int], order: _Order, related_group: Mapping[int, Sequence[int]]
 ) -> list[int]:
     """Visit the nodes depth first from those that feed nothing, and after each one its kin."""
     needs = [
@@ -155,7 +157,7 @@ def _walk(
                 for number in order.later:
                     order.emit(number, None)
                 order.later.clear()
-            following = next((o for o in kin.get(node, ()) if not entered[o]), None)
+            following = next((o for o in related_group.get(node, ()) if not entered[o]), None)
             if following is not None:
                 entered[following] = True
                 stack.append((following, iter(needs[following])))

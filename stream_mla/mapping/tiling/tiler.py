@@ -11,17 +11,17 @@
 
 Keys are cut twice: into `parts`, whose contexts are merged at the end and which may therefore lie on different
 cores, and each part into chunks, over which the context is accumulated in place (online softmax). Rows of other
-contractions may be in parts too, which are added up at the end: see `row_parts`.
+contractions may be in parts too, which are added up at the end: see `k_splits`.
 """
 
 from collections.abc import Mapping, Sequence
 from math import prod
 
 from stream_mla.errors import InfeasibleError
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.work import VectorWork
 from stream_mla.mapping.tiling.grid import Grid
-from stream_mla.mapping.tiling.operator_tiles import Boxes, Draft, operator_tiles
+from stream_mla.mapping.tiling.operator_tiles import Boxes, TileDraft, operator_tiles
 from stream_mla.mapping.tiling.tile_graph import Block, Tile, TileGraph, Tiling
 from stream_mla.mapping.tiling.tile_order import demand_order
 from stream_mla.workload.operator_graph import COUNTERS, Kind, OperatorGraph, Role
@@ -66,7 +66,7 @@ def _grids(graph: OperatorGraph, boxes: Mapping[str, Boxes], shapes: Mapping[str
 
 
 def _make_blocks(
-    graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid], tiles: Sequence[Draft]
+    graph: OperatorGraph, tiling: Tiling, grids: Mapping[str, Grid], tiles: Sequence[TileDraft]
 ) -> list[Block]:
     made: dict[int, int] = {}
     for tile in tiles:
@@ -78,7 +78,11 @@ def _make_blocks(
         in_dram = tensor.role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
         via_dram = in_dram or name in tiling.spilled
         kept = via_dram or tensor.role is Role.OUTPUT
-        shared, late, wide = name in tiling.shared, name in tiling.late, max(tensor.element_bits, graph.partial_bits)
+        shared, single_buffered, wide = (
+            name in tiling.shared,
+            name in tiling.single_buffered,
+            max(tensor.element_bits, graph.partial_bits),
+        )
         for number, (box, where) in enumerate(zip(grid.cells(), grid.labels(), strict=True), start=grid.first):
             elements = prod([high - low for low, high in box])
             steps = made.get(number, 0)
@@ -93,14 +97,14 @@ def _make_blocks(
                     via_dram=via_dram,
                     stored=kept and steps > 0,
                     shared=shared,
-                    late=late,
+                    single_buffered=single_buffered,
                 )
             )
     return blocks
 
 
 def _joined(
-    tiles: Sequence[Draft],
+    tiles: Sequence[TileDraft],
     blocks: Sequence[Block],
     local: frozenset[str],
     together: frozenset[str] = frozenset(),
@@ -138,7 +142,7 @@ def _joined(
     return [numbers.setdefault(root(tile.chain), len(numbers)) for tile in tiles]
 
 
-def _predecessors(tiles: Sequence[Draft], block_count: int) -> tuple[list[set[int]], list[int]]:
+def _predecessors(tiles: Sequence[TileDraft], block_count: int) -> tuple[list[set[int]], list[int]]:
     """Return the makers of what each tile reads with the step before it, and the tile that completes each block."""
     maker = [-1] * block_count
     before_in_chain: dict[tuple[int, int], int] = {}
@@ -182,10 +186,10 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
     return {name: numbers[phase] for name, phase in given.items()}
 
 
-@uncollected
+@gc_paused
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says."""
-    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
+    graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
     boxes = {
         operator.name: Boxes(graph, operator, tiling.sizes.get(operator.name, {}), tiling.parts)
         for operator in graph.operators
@@ -193,23 +197,25 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     shapes = _tensor_shapes(graph, boxes)
     grids = _grids(graph, boxes, shapes)
     phases = _phases(graph, tiling)
-    drafts: list[Draft] = []
+    tile_drafts: list[TileDraft] = []
     for operator in graph.operators:
-        chain0 = drafts[-1].chain + 1 if drafts else 0
-        drafts += operator_tiles(graph, boxes[operator.name], grids, chain0=chain0, phase=phases[operator.name])
-    blocks = _make_blocks(graph, tiling, grids, drafts)
-    predecessors, maker = _predecessors(drafts, len(blocks))
-    fused = _joined(drafts, blocks, graph.local | tiling.inline)
+        chain0 = tile_drafts[-1].chain + 1 if tile_drafts else 0
+        tile_drafts += operator_tiles(graph, boxes[operator.name], grids, chain0=chain0, phase=phases[operator.name])
+    blocks = _make_blocks(graph, tiling, grids, tile_drafts)
+    predecessors, maker = _predecessors(tile_drafts, len(blocks))
+    fused = _joined(tile_drafts, blocks, graph.local | tiling.inline)
     merges = {operator.name for operator in graph.operators if operator.kind in (Kind.MERGE, Kind.SUM)}
-    kin = _joined(drafts, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
-    order = demand_order(drafts, predecessors, fused, tiling.early, merges, kin)
-    order = sorted(order, key=lambda number: drafts[number].phase)  # within a phase the order is kept
-    placed = [drafts[number] for number in order]
-    clusters = _joined(placed, blocks, tiling.local, tiling.together, [fused[number] for number in order])
+    related_group = (
+        _joined(tile_drafts, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
+    )
+    order = demand_order(tile_drafts, predecessors, fused, tiling.eager, merges, related_group)
+    order = sorted(order, key=lambda number: tile_drafts[number].phase)  # within a phase the order is kept
+    placed = [tile_drafts[number] for number in order]
+    groups = _joined(placed, blocks, tiling.local, tiling.together, [fused[number] for number in order])
     place = [0] * len(order)
     for new, old in enumerate(order):
         place[old] = new
-    tiles = _numbered(placed, clusters)
+    tiles = _numbered(placed, groups)
     users: list[list[int]] = [[] for _ in blocks]
     for number, entry in enumerate(tiles):
         for block in entry.reads:
@@ -226,7 +232,7 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     )
 
 
-def _numbered(drafts: Sequence[Draft], clusters: Sequence[int]) -> tuple[Tile, ...]:
+def _numbered(tile_drafts: Sequence[TileDraft], groups: Sequence[int]) -> tuple[Tile, ...]:
     return tuple(
         [
             Tile(
@@ -239,10 +245,10 @@ def _numbered(drafts: Sequence[Draft], clusters: Sequence[int]) -> tuple[Tile, .
                 last=draft.last,
                 reads=draft.reads,
                 writes=draft.writes,
-                cluster=cluster,
+                group=group,
                 work=draft.work,
                 phase=draft.phase,
             )
-            for draft, cluster in zip(drafts, clusters, strict=True)
+            for draft, group in zip(tile_drafts, groups, strict=True)
         ]
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from stream_mla.errors import StreamMlaError
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.results.render.descriptions import digits, with_prefix
-from stream_mla.results.result import PassResult, Result
+from stream_mla.results.result import Result, SegmentResult
 from stream_mla.workload.spec import Workload
 
 if TYPE_CHECKING:
@@ -262,10 +262,10 @@ def _notes(point: "Point", results: Sequence[Result]) -> Iterator[str]:
         )
 
 
-def _passes(name: str, passes: Sequence[PassResult]) -> str:
+def _passes(name: str, passes: Sequence[SegmentResult]) -> str:
     """Say how a layer is cut into passes."""
 
-    def told(entry: PassResult) -> str:
+    def told(entry: SegmentResult) -> str:
         first, last = entry.operators[0], entry.operators[-1]
         what = first if first == last else f"{first} to {last}"
         sizes = ", ".join(f"{index}={size}" for index, size in entry.sizes.items())

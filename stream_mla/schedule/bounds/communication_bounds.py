@@ -36,23 +36,25 @@ class Sends:
         try:
             return self.problem.candidates
         except InfeasibleError:
-            return (tuple(range(len(self.problem.cores))),) * len(self.problem.cluster_tiles)
+            return (tuple(range(len(self.problem.cores))),) * len(self.problem.group_tiles)
 
     @cached_property
-    def moves(self) -> Mapping[tuple[int, Places], Places]:
+    def transfers(self) -> Mapping[tuple[int, Places], Places]:
         """(Block, cores to one of which it is sent) -> cores from one of which it comes.
 
         Of those that go to cores in common, which one send may serve, it has only the first.
         """
-        cut, found = self.problem.cut, dict[tuple[int, Places], Places]()
+        tile_graph, found = self.problem.tile_graph, dict[tuple[int, Places], Places]()
         if len(set(self.places)) == 1:
             return found
-        for number, (block, maker) in enumerate(zip(cut.blocks, cut.maker, strict=True)):
+        for number, (block, maker) in enumerate(zip(tile_graph.blocks, tile_graph.maker, strict=True)):
             if block.via_dram or maker < 0:
                 continue
-            sources = self.places[cut.tiles[maker].cluster]
+            sources = self.places[tile_graph.tiles[maker].group]
             taken = set(sources)
-            for targets in dict.fromkeys(self.places[cut.tiles[user].cluster] for user in cut.users[number]):
+            for targets in dict.fromkeys(
+                self.places[tile_graph.tiles[user].group] for user in tile_graph.users[number]
+            ):
                 if taken.isdisjoint(targets):
                     found[number, targets] = sources
                     taken.update(targets)
@@ -75,30 +77,30 @@ class Sends:
             self._least[key] = min((route.cycles(bits) + route.latency_cycles for route in routes), default=0)
         return self._least[key]
 
-    def sent_cycles(self, block: int, cluster: int) -> int:
+    def sent_cycles(self, block: int, group: int) -> int:
         """Fewest cycles from the end of a block's maker until a cluster has it that cannot run beside it; else 0."""
-        targets = self.places[cluster]
-        sources = self.moves.get((block, targets))
-        return 0 if sources is None else self.least_cycles(sources, targets, self.problem.cut.blocks[block].bits)
+        targets = self.places[group]
+        sources = self.transfers.get((block, targets))
+        return 0 if sources is None else self.least_cycles(sources, targets, self.problem.tile_graph.blocks[block].bits)
 
     def cut_cycles(self, dram_bits: Mapping[bool, int]) -> dict[str, int]:
         """Return what each cut takes; `dram_bits` are loaded (True) and stored (False) by some core."""
         problem = self.problem
         cores = tuple(range(len(problem.cores)))
         bits: dict[tuple[Places, Places], int] = defaultdict(int)
-        for (block, targets), sources in self.moves.items():
-            bits[sources, targets] += problem.cut.blocks[block].bits
-        cuts = {cut for ends in bits for cut in self._cuts(*ends)}
+        for (block, targets), sources in self.transfers.items():
+            bits[sources, targets] += problem.tile_graph.blocks[block].bits
+        cuts = {tile_graph for ends in bits for tile_graph in self._cuts(*ends)}
         bits[(OFF_CHIP,), cores] += dram_bits[True]
         bits[cores, (OFF_CHIP,)] += dram_bits[False]
         found: dict[str, int] = {}
-        for cut in cuts:
+        for tile_graph in cuts:
             carried = sum(
-                size * min((len(cut.intersection(route.resources)) for route in self.routes(*ends)), default=0)
+                size * min((len(tile_graph.intersection(route.resources)) for route in self.routes(*ends)), default=0)
                 for ends, size in bits.items()
             )
-            capacity = sum(usable(problem.resources[number], number, problem.routes) for number in cut)
-            first, *others = sorted(problem.resources[number].name for number in cut)
+            capacity = sum(usable(problem.resources[number], number, problem.routes) for number in tile_graph)
+            first, *others = sorted(problem.resources[number].name for number in tile_graph)
             found[f"{first} and {len(others)} alike" if others else first] = -(-carried * SHARE // capacity)
         return found
 
@@ -118,20 +120,24 @@ class Sends:
 
     def memory_cycles(self) -> dict[str, int]:
         """Return what holding all that is sent takes, of each set of cores that receives or sends."""
-        problem, cut = self.problem, self.problem.cut
+        problem, tile_graph = self.problem, self.problem.tile_graph
         held: dict[Places, int] = defaultdict(int)
         left: dict[int, int] = defaultdict(int)
-        for (block, targets), sources in self.moves.items():
+        for (block, targets), sources in self.transfers.items():
             if not self.routes(sources, targets):
                 continue
-            moving = self.least_cycles(sources, targets, cut.blocks[block].bits)
+            moving = self.least_cycles(sources, targets, tile_graph.blocks[block].bits)
             # a source is free when its last bit has left
             latency = max(route.latency_cycles for route in self.routes(sources, targets))
-            left[block] = max(left[block], problem.minimum_cycles[cut.maker[block]] + moving - latency)
-            users = [user for user in cut.users[block] if self.places[cut.tiles[user].cluster] == targets]
-            held[targets] += cut.blocks[block].bits * (moving + min(problem.minimum_cycles[user] for user in users))
+            left[block] = max(left[block], problem.minimum_cycles[tile_graph.maker[block]] + moving - latency)
+            users = [user for user in tile_graph.users[block] if self.places[tile_graph.tiles[user].group] == targets]
+            held[targets] += tile_graph.blocks[block].bits * (
+                moving + min(problem.minimum_cycles[user] for user in users)
+            )
         for block, cycles in left.items():
-            held[self.places[cut.tiles[cut.maker[block]].cluster]] += cut.blocks[block].held_bits * cycles
+            held[self.places[tile_graph.tiles[tile_graph.maker[block]].group]] += (
+                tile_graph.blocks[block].held_bits * cycles
+            )
         found: dict[str, int] = {}
         for places in held:
             inside = sum(bits for others, bits in held.items() if set(others) <= set(places))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, fsum
 
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route, find_routes, usable
 from stream_mla.hardware.work import VectorWork
@@ -73,10 +73,10 @@ def least_transfer_cycles(accelerator: Accelerator, read_bits: int, write_bits: 
     )
 
 
-@uncollected
+@gc_paused
 def bounds(problem: Problem) -> Bounds:
     """Compute all bounds."""
-    tiles = range(len(problem.cut.tiles))
+    tiles = range(len(problem.tile_graph.tiles))
     transfers = _transfers(problem)
     sends = Sends(problem=problem)
     longest, starts = _critical_paths(problem, [0 for _ in tiles], sends)
@@ -87,10 +87,10 @@ def bounds(problem: Problem) -> Bounds:
         **{name: units[name] for name in units if name not in ("arrays", "vector units")},
         "critical path": longest[0],
     }
-    if sends.moves:
+    if sends.transfers:
         for name, least in (*sends.cut_cycles(_dram_bits(problem, transfers)).items(), *sends.memory_cycles().items()):
             cycles[name] = max(cycles.get(name, 0), least)
-    if any(tile.phase for tile in problem.cut.tiles):
+    if any(tile.phase for tile in problem.tile_graph.tiles):
         cycles["phases"] = _phases(problem, transfers, sends)
     return Bounds(cycles=cycles, energy_pj=_energy_pj(problem, transfers))
 
@@ -108,21 +108,23 @@ class _Transfer:
 
 
 def _transfers(problem: Problem) -> list[_Transfer]:
-    cut = problem.cut
-    last = max(tile.phase for tile in cut.tiles)
+    tile_graph = problem.tile_graph
+    last = max(tile.phase for tile in tile_graph.tiles)
     found: list[_Transfer] = []
-    for number, block in enumerate(cut.blocks):
-        users = cut.users[number]
+    for number, block in enumerate(tile_graph.blocks):
+        users = tile_graph.users[number]
         if block.stored:
-            made = cut.tiles[cut.maker[number]].phase
-            inside = made == last or (block.via_dram and any(cut.tiles[user].phase == made for user in users))
+            made = tile_graph.tiles[tile_graph.maker[number]].phase
+            inside = made == last or (block.via_dram and any(tile_graph.tiles[user].phase == made for user in users))
             found.append(_Transfer(block=number, load=False, phase=made if inside else -1, stops_array=False))
         groups: dict[int, list[int]] = defaultdict(list)
         for user in users if block.via_dram else ():
-            groups[-1 if block.shared else cut.tiles[user].cluster].append(user)
+            groups[-1 if block.shared else tile_graph.tiles[user].group].append(user)
         for group in groups.values():
-            stops = block.late and any(not isinstance(cut.tiles[user].work, VectorWork) for user in group)
-            phase = min(cut.tiles[user].phase for user in group)
+            stops = block.single_buffered and any(
+                not isinstance(tile_graph.tiles[user].work, VectorWork) for user in group
+            )
+            phase = min(tile_graph.tiles[user].phase for user in group)
             found.append(_Transfer(block=number, load=True, phase=phase, stops_array=stops))
     return found
 
@@ -131,13 +133,13 @@ def _dram_bits(problem: Problem, transfers: Iterable[_Transfer]) -> dict[bool, i
     """Bits of all loads (True) and of all stores."""
     bits = {True: 0, False: 0}
     for transfer in transfers:
-        bits[transfer.load] += problem.cut.blocks[transfer.block].bits
+        bits[transfer.load] += problem.tile_graph.blocks[transfer.block].bits
     return bits
 
 
 def _phases(problem: Problem, transfers: Sequence[_Transfer], sends: Sends) -> int:
     """Phases do not overlap, except for stores: what binds each of them adds up."""
-    phases = [tile.phase for tile in problem.cut.tiles]
+    phases = [tile.phase for tile in problem.tile_graph.tiles]
     tiles: dict[int, list[int]] = defaultdict(list)
     for number, phase in enumerate(phases):
         tiles[phase].append(number)
@@ -172,7 +174,7 @@ def _resources(problem: Problem, transfers: Iterable[_Transfer]) -> dict[str, in
     always = {load: _always(len(problem.cores), problem.routes, load=load) for load in (True, False)}
     for transfer in transfers:
         for resource in always[transfer.load]:
-            carried[resource] += problem.cut.blocks[transfer.block].bits
+            carried[resource] += problem.tile_graph.blocks[transfer.block].bits
     return {
         resource.name: ceil(bits * SHARE / usable(resource, number, problem.routes))
         for number, (resource, bits) in enumerate(zip(problem.resources, carried, strict=True))
@@ -183,12 +185,14 @@ def _resources(problem: Problem, transfers: Iterable[_Transfer]) -> dict[str, in
 def _units(problem: Problem, tiles: Iterable[int], transfers: Iterable[_Transfer]) -> dict[str, int]:
     work = {"arrays": 0, "vector units": 0}
     for tile in tiles:
-        unit = "vector units" if isinstance(problem.cut.tiles[tile].work, VectorWork) else "arrays"
+        unit = "vector units" if isinstance(problem.tile_graph.tiles[tile].work, VectorWork) else "arrays"
         work[unit] += problem.minimum_cycles[tile]
-    if late := sum(problem.cut.blocks[transfer.block].bits for transfer in transfers if transfer.stops_array):
+    if single_buffered := sum(
+        problem.tile_graph.blocks[transfer.block].bits for transfer in transfers if transfer.stops_array
+    ):
         # loads into one core share its fastest way in, so that they stop its array for at least their bits at that rate
         rate = max(route.demand for route in _routes(problem, load=True))
-        work["arrays and late loads"] = work["arrays"] + -(-late * SHARE // rate)
+        work["arrays and late loads"] = work["arrays"] + -(-single_buffered * SHARE // rate)
     arrays = len(list(problem.accelerator.array_cores()))
     counts = {"arrays": arrays, "arrays and late loads": arrays}
     counts["vector units"] = len(list(problem.accelerator.vector_cores()))
@@ -208,25 +212,25 @@ def _around(problem: Problem, starts: Sequence[int]) -> dict[str, int]:
 
     Each unit does all of its work between the two, so they add to the work over the number of units.
     """
-    cut = problem.cut
+    tile_graph = problem.tile_graph
     load, store = (_fastest(problem, load=way) for way in (True, False))
-    after = [0] * len(cut.tiles)
+    after = [0] * len(tile_graph.tiles)
     """The longest chain that follows each tile."""
-    for number in reversed(range(len(cut.tiles))):
-        tile = cut.tiles[number]
+    for number in reversed(range(len(tile_graph.tiles))):
+        tile = tile_graph.tiles[number]
         for block in tile.writes if tile.last else ():
-            if cut.blocks[block].stored:
-                after[number] = max(after[number], store(cut.blocks[block].bits))
+            if tile_graph.blocks[block].stored:
+                after[number] = max(after[number], store(tile_graph.blocks[block].bits))
         rest = problem.minimum_cycles[number] + after[number]
-        for before in cut.predecessors[number]:
+        for before in tile_graph.predecessors[number]:
             after[before] = max(after[before], rest)
         for block in tile.reads:
-            maker, bits = cut.maker[block], cut.blocks[block].bits
-            if maker >= 0 and cut.blocks[block].via_dram:
+            maker, bits = tile_graph.maker[block], tile_graph.blocks[block].bits
+            if maker >= 0 and tile_graph.blocks[block].via_dram:
                 after[maker] = max(after[maker], store(bits) + load(bits) + rest)
     found: dict[str, int] = {}
     for name, vector in (("arrays", False), ("vector units", True)):
-        members = [n for n, tile in enumerate(cut.tiles) if isinstance(tile.work, VectorWork) is vector]
+        members = [n for n, tile in enumerate(tile_graph.tiles) if isinstance(tile.work, VectorWork) is vector]
         found[name] = min((starts[n] for n in members), default=0) + min((after[n] for n in members), default=0)
     return found
 
@@ -235,31 +239,31 @@ def _critical_paths(problem: Problem, phases: Sequence[int], sends: Sends) -> tu
     """Longest chain of each phase: tiles, each after the fastest loads and sends of what it reads; in the last, stores
     too. And the earliest start of each tile in its phase.
     """
-    cut = problem.cut
+    tile_graph = problem.tile_graph
     load, store = (_fastest(problem, load=way) for way in (True, False))
-    starts = [0] * len(cut.tiles)
-    in_dram = [0] * len(cut.blocks)
-    done = [0] * len(cut.tiles)
+    starts = [0] * len(tile_graph.tiles)
+    in_dram = [0] * len(tile_graph.blocks)
+    done = [0] * len(tile_graph.tiles)
     longest = [0] * (max(phases) + 1)
     loaded = _load_phases(problem, phases) if any(phases) else {}
-    loads = [load(block.bits) if block.via_dram else -1 for block in cut.blocks]
+    loads = [load(block.bits) if block.via_dram else -1 for block in tile_graph.blocks]
     """Cycles of a load of each block, or -1 where none is needed."""
-    for number, (tile, phase) in enumerate(zip(cut.tiles, phases, strict=True)):
-        start = max([done[before] for before in cut.predecessors[number] if phases[before] == phase], default=0)
+    for number, (tile, phase) in enumerate(zip(tile_graph.tiles, phases, strict=True)):
+        start = max([done[before] for before in tile_graph.predecessors[number] if phases[before] == phase], default=0)
         for block in tile.reads:
-            owner = -1 if cut.blocks[block].shared else tile.cluster
+            owner = -1 if tile_graph.blocks[block].shared else tile.group
             if loads[block] >= 0 and (not loaded or loaded[block, owner] == phase):
-                made = cut.maker[block]
+                made = tile_graph.maker[block]
                 ready = in_dram[block] if made >= 0 and phases[made] == phase else 0
                 start = max(start, ready + loads[block])
-            elif sends.moves and loads[block] < 0 and phases[cut.maker[block]] == phase:
-                start = max(start, done[cut.maker[block]] + sends.sent_cycles(block, tile.cluster))
+            elif sends.transfers and loads[block] < 0 and phases[tile_graph.maker[block]] == phase:
+                start = max(start, done[tile_graph.maker[block]] + sends.sent_cycles(block, tile.group))
         starts[number] = start
         done[number] = start + problem.minimum_cycles[number]
         longest[phase] = max(longest[phase], done[number])
         for block in tile.writes if tile.last else ():
-            if cut.blocks[block].stored:
-                in_dram[block] = done[number] + store(cut.blocks[block].bits)
+            if tile_graph.blocks[block].stored:
+                in_dram[block] = done[number] + store(tile_graph.blocks[block].bits)
                 if phase == len(longest) - 1:
                     longest[phase] = max(longest[phase], in_dram[block])
     return longest, starts
@@ -268,9 +272,9 @@ def _critical_paths(problem: Problem, phases: Sequence[int], sends: Sends) -> tu
 def _load_phases(problem: Problem, phases: Sequence[int]) -> dict[tuple[int, int], int]:
     """Return the phase of each load: (block, cluster, or -1 where it is shared) -> first phase that needs it."""
     found: dict[tuple[int, int], int] = {}
-    for tile, phase in zip(problem.cut.tiles, phases, strict=True):
+    for tile, phase in zip(problem.tile_graph.tiles, phases, strict=True):
         for block in tile.reads:
-            owner = block, -1 if problem.cut.blocks[block].shared else tile.cluster
+            owner = block, -1 if problem.tile_graph.blocks[block].shared else tile.group
             found[owner] = min(phase, found.get(owner, phase))
     return found
 
@@ -283,6 +287,6 @@ def _energy_pj(problem: Problem, transfers: Iterable[_Transfer]) -> float:
         True: dram.read_energy + writes + min(route.energy_pj_per_bit for route in _routes(problem, load=True)),
         False: dram.write_energy + reads + min(route.energy_pj_per_bit for route in _routes(problem, load=False)),
     }
-    moved = (problem.cut.blocks[transfer.block].bits * per_bit[transfer.load] for transfer in transfers)
+    moved = (problem.tile_graph.blocks[transfer.block].bits * per_bit[transfer.load] for transfer in transfers)
     work = (min(cost.energy_pj for cost in costs.values()) for costs in problem.costs)
     return fsum((*moved, *work))

@@ -21,7 +21,7 @@ from stream_mla.mapping.tiling.grid import Interval, key_pieces, part_edges
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tile_work import gemm_work, region, vector_work
 from stream_mla.schedule.bounds.schedule_bounds import least_transfer_cycles
-from stream_mla.schedule.problem import price_of
+from stream_mla.schedule.problem import cost_of
 from stream_mla.workload.operator_graph import (
     CONTRACTIONS,
     COUNTERS,
@@ -44,9 +44,9 @@ class _Piece:
     """It starts its part of the keys, or the index."""
 
 
-def floor_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> int:
+def tiling_lower_bound(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> int:
     """Return least cycles of every schedule of a tiling."""
-    graph = spread_cut(graph, tiling.row_parts, tiling.sizes)
+    graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
     read, written = _traffic_bits(graph, tiling)
     return max(_unit_cycles(graph, accelerator, tiling), least_transfer_cycles(accelerator, read, written))
 
@@ -98,7 +98,7 @@ def _unit_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling)
             else:
                 later = any(not piece.first for index, piece in entries if index == "k")
                 entry = vector_work(graph, operator, box, rescales=later)
-            costs = [cost.cycles for core in types if (cost := price_of(core, entry, Objective.LATENCY)) is not None]
+            costs = [cost.cycles for core in types if (cost := cost_of(core, entry, Objective.LATENCY)) is not None]
             work[isinstance(entry, VectorWork)] += min(costs, default=0) * prod(count for _, count in combination)
     arrays, vectors = list(accelerator.array_cores()), list(accelerator.vector_cores())
     return max(-(-work[False] // max(1, len(arrays))), -(-work[True] // max(1, len(vectors))))

@@ -26,27 +26,27 @@ class Hint:
 def read_hint(problem: Problem, schedule: Schedule) -> Hint:
     """Read the values of a schedule."""
     run = {entry.tile: entry.start for entry in schedule.runs}
-    core = [-1] * len(problem.cluster_tiles)
+    core = [-1] * len(problem.group_tiles)
     for entry in schedule.runs:
-        core[problem.cut.tiles[entry.tile].cluster] = entry.core
+        core[problem.tile_graph.tiles[entry.tile].group] = entry.core
     users: dict[int, int] = {}
     for entry in schedule.runs:
-        for copy in entry.reads:
-            users[copy] = problem.cut.tiles[entry.tile].cluster
+        for residency in entry.reads:
+            users[residency] = problem.tile_graph.tiles[entry.tile].group
     hint = Hint(core=core, run=run, load={}, send={}, store={}, apart={})
     loads: Counter[tuple[int, tuple[str, ...]]] = Counter()
-    for move in schedule.moves:
-        if move.target == OFF_CHIP:
-            hint.store[move.block] = move.start
-        elif move.source == OFF_CHIP:
-            owner = -1 if problem.cut.blocks[move.block].shared else users[move.target]
-            cores = [schedule.held[copy].core for copy in move.filled]
-            hint.load.update(((move.block, core, owner), move.start) for core in cores)
+    for transfer in schedule.transfers:
+        if transfer.target == OFF_CHIP:
+            hint.store[transfer.block] = transfer.start
+        elif transfer.source == OFF_CHIP:
+            owner = -1 if problem.tile_graph.blocks[transfer.block].shared else users[transfer.target]
+            cores = [schedule.residencies[residency].core for residency in transfer.filled]
+            hint.load.update(((transfer.block, core, owner), transfer.start) for core in cores)
             route = problem.routes[OFF_CHIP, cores[0]]
             if owner < 0 and route.multicast:
-                number = loads[move.block, route.links]
-                hint.apart.update(((move.block, core), number) for core in cores)
-                loads[move.block, route.links] += 1
+                number = loads[transfer.block, route.links]
+                hint.apart.update(((transfer.block, core), number) for core in cores)
+                loads[transfer.block, route.links] += 1
         else:
-            hint.send[move.block, schedule.held[move.target].core] = move.start
+            hint.send[transfer.block, schedule.residencies[transfer.target].core] = transfer.start
     return hint

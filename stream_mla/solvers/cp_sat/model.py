@@ -34,7 +34,7 @@ class Model(Variables):
         super().__init__(problem, horizon=latency if horizon is None else horizon, hint_cycles=latency)
         self.hint = read_hint(problem, schedule)
         self.candidates = [
-            (self.hint.core[cluster],) if fixed else cores for cluster, cores in enumerate(problem.candidates)
+            (self.hint.core[group],) if fixed else cores for group, cores in enumerate(problem.candidates)
         ]
         self.load: dict[tuple[int, int, int], IntVar] = {}
         self.send: dict[tuple[int, int], IntVar] = {}
@@ -56,8 +56,8 @@ class Model(Variables):
     def _phases(self) -> None:
         """A phase begins when the tiles of the phases before have ended."""
         self.phase_start: list[LinearExprT] = [0]
-        ends = [0] * (1 + max(tile.phase for tile in self.cut.tiles))
-        for number, tile in enumerate(self.cut.tiles):
+        ends = [0] * (1 + max(tile.phase for tile in self.tile_graph.tiles))
+        for number, tile in enumerate(self.tile_graph.tiles):
             ends[tile.phase] = max(ends[tile.phase], self._run_end(number))
         for phase in range(1, len(ends)):
             begin = self._time(f"phase{phase}", max(ends[:phase]))
@@ -66,21 +66,21 @@ class Model(Variables):
 
     def _cores(self) -> None:
         """Each cluster is on one of its cores."""
-        for cluster, cores in enumerate(self.candidates):
+        for group, cores in enumerate(self.candidates):
             if len(cores) == 1:
                 self.on.append({cores[0]: self.true})
                 continue
-            chosen = self.hint.core[cluster]
-            self.on.append({core: self._bool(f"on{cluster}_{core}", hint=core == chosen) for core in cores})
+            chosen = self.hint.core[group]
+            self.on.append({core: self._bool(f"on{group}_{core}", hint=core == chosen) for core in cores})
             self.model.add_exactly_one(self.on[-1].values())
 
     def _tiles(self) -> None:
         """A tile takes its unit for as long as it costs on its core; steps of a chain follow each other."""
         self.start: list[IntVar] = []
         self.end: list[LinearExprT] = []
-        for number, tile in enumerate(self.cut.tiles):
+        for number, tile in enumerate(self.tile_graph.tiles):
             start = self._time(f"run{number}", self.hint.run[number])
-            on = self.on[tile.cluster]
+            on = self.on[tile.group]
             cycles = {core: self.problem.cost(number, core).cycles for core in on}
             end = start + sum(literal * cycles[core] for core, literal in on.items() if literal is not self.true)
             end = start + next(iter(cycles.values())) if len(set(cycles.values())) == 1 else end
@@ -97,25 +97,25 @@ class Model(Variables):
                 self.model.add(start >= self.phase_start[tile.phase])
             if tile.phase + 1 < len(self.phase_start):
                 self.model.add(self.phase_start[tile.phase + 1] >= end)
-            for before in self.cut.predecessors[number]:
-                if self.cut.tiles[before].chain == tile.chain:
+            for before in self.tile_graph.predecessors[number]:
+                if self.tile_graph.tiles[before].chain == tile.chain:
                     self.model.add(start >= self.end[before])
 
     def _made_blocks(self) -> None:
         """Blocks that tiles make: kept where they are made, sent to other cores that use them, stored."""
-        first_step = {b: n for n, t in reversed(list(enumerate(self.cut.tiles))) for b in t.writes}
-        for block, info in enumerate(self.cut.blocks):
-            maker = self.cut.maker[block]
+        first_step = {b: n for n, t in reversed(list(enumerate(self.tile_graph.tiles))) for b in t.writes}
+        for block, info in enumerate(self.tile_graph.blocks):
+            maker = self.tile_graph.maker[block]
             if maker < 0:
                 continue
-            cluster = self.cut.tiles[maker].cluster
-            on, start = self.on[cluster], self.start[first_step[block]]
-            users = () if info.via_dram else self.cut.users[block]
+            group = self.tile_graph.tiles[maker].group
+            on, start = self.on[group], self.start[first_step[block]]
+            users = () if info.via_dram else self.tile_graph.users[block]
             ends: list[tuple[LinearExprT, int, Sequence[IntVar]]] = [(self.end[maker], self._run_end(maker), ())]
             if info.stored:
                 routes = [(literal, self.problem.routes[core, OFF_CHIP]) for core, literal in on.items()]
                 begin, end = self._move(f"store{block}", self.hint.store[block], block, routes)
-                route = self.problem.routes[self.hint.core[cluster], OFF_CHIP]
+                route = self.problem.routes[self.hint.core[group], OFF_CHIP]
                 ends.append((end, self.hint.store[block] + route.cycles(info.bits), ()))
                 self.store[block] = begin
                 self.model.add(begin >= self.end[maker])
@@ -124,13 +124,13 @@ class Model(Variables):
                     self._when([literal], self.makespan >= arrival)
             ends += self._sends(block, maker, users)
             for user in users:
-                if self.cut.tiles[user].cluster == cluster:
+                if self.tile_graph.tiles[user].group == group:
                     ends.append((self.end[user], self._run_end(user), ()))
                     self.model.add(self.start[user] >= self.end[maker])
             hint = max(value for _, value, _ in ends)
             hints = (self.hint.run[first_step[block]], hint)
             for core, literal in on.items():
-                here = core == self.hint.core[cluster]
+                here = core == self.hint.core[group]
                 until = self._keep(
                     f"made{block}_{core}", core, info.held_bits, start, literal, hints if here else (0, 0)
                 )
@@ -138,25 +138,25 @@ class Model(Variables):
                     self._when([literal, *conditions], until >= end)
 
     def _run_end(self, tile: int) -> int:
-        core = self.hint.core[self.cut.tiles[tile].cluster]
+        core = self.hint.core[self.tile_graph.tiles[tile].group]
         return self.hint.run[tile] + self.problem.cost(tile, core).cycles
 
     def _sends(self, block: int, maker: int, users: Sequence[int]) -> list[tuple[LinearExprT, int, Sequence[IntVar]]]:
         """Send a block to every other core that reads it; return what its maker must keep it for."""
-        cluster = self.cut.tiles[maker].cluster
-        on, home = self.on[cluster], self.hint.core[cluster]
-        others = [user for user in users if self.cut.tiles[user].cluster != cluster]
+        group = self.tile_graph.tiles[maker].group
+        on, home = self.on[group], self.hint.core[group]
+        others = [user for user in users if self.tile_graph.tiles[user].group != group]
         ends: list[tuple[LinearExprT, int, Sequence[IntVar]]] = []
-        for core in sorted({core for user in others for core in self.on[self.cut.tiles[user].cluster]}):
-            here = [user for user in others if core in self.on[self.cut.tiles[user].cluster]]
-            wanted = any(self.hint.core[self.cut.tiles[user].cluster] == core for user in here)
+        for core in sorted({core for user in others for core in self.on[self.tile_graph.tiles[user].group]}):
+            here = [user for user in others if core in self.on[self.tile_graph.tiles[user].group]]
+            wanted = any(self.hint.core[self.tile_graph.tiles[user].group] == core for user in here)
             used = self._any(
-                (self.on[self.cut.tiles[user].cluster][core] for user in here), f"used{block}_{core}", hint=wanted
+                (self.on[self.tile_graph.tiles[user].group][core] for user in here), f"used{block}_{core}", hint=wanted
             )
             local = on.get(core)
             if local is not None:
                 for user in here:
-                    literal = self.on[self.cut.tiles[user].cluster][core]
+                    literal = self.on[self.tile_graph.tiles[user].group][core]
                     self._when([local, literal], self.start[user] >= self.end[maker])
                     ends.append((self.end[user], self._run_end(user) if core == home else 0, [local, literal]))
             if sources := {source: literal for source, literal in on.items() if source != core}:
@@ -174,8 +174,8 @@ class Model(Variables):
         *,
         wanted: bool,
     ) -> list[tuple[LinearExprT, int, Sequence[IntVar]]]:
-        info = self.cut.blocks[block]
-        home = self.hint.core[self.cut.tiles[maker].cluster]
+        info = self.tile_graph.blocks[block]
+        home = self.hint.core[self.tile_graph.tiles[maker].group]
         routes: list[tuple[IntVar, Route]] = []
         for source, literal in sources.items():
             made = self._both(literal, used, f"send{block}_{source}_{core}", hint=wanted and source == home)
@@ -197,16 +197,16 @@ class Model(Variables):
             route = self.problem.routes[home, core]
             done = max(
                 [hint + route.cycles(info.bits) + latency]
-                + [self._run_end(user) for user in users if self.hint.core[self.cut.tiles[user].cluster] == core]
+                + [self._run_end(user) for user in users if self.hint.core[self.tile_graph.tiles[user].group] == core]
             )
         until = self._keep(f"copy{block}_{core}", core, info.bits, begin, sent, (hint, done))
         for literal, route in routes:
             self._when([literal], until >= end + route.latency_cycles)
             for user in users:
-                there = self.on[self.cut.tiles[user].cluster][core]
+                there = self.on[self.tile_graph.tiles[user].group][core]
                 self._when([literal, there], self.start[user] >= end + route.latency_cycles)
         for user in users:
-            there = self.on[self.cut.tiles[user].cluster][core]
+            there = self.on[self.tile_graph.tiles[user].group][core]
             self._when([sent, there], until >= self.end[user])
         left = hint + self.problem.routes[home, core].cycles(info.bits) if wanted else 0
         return [(end, left, [literal]) for literal, _ in routes]
@@ -220,15 +220,15 @@ class Model(Variables):
 
     def _loads(self) -> None:
         """Blocks that are read from DRAM: once for each cluster, or once for each core that uses them."""
-        for block, info in enumerate(self.cut.blocks):
+        for block, info in enumerate(self.tile_graph.blocks):
             if not info.via_dram:
                 continue
             groups: dict[int, list[int]] = defaultdict(list)
-            for user in self.cut.users[block]:
-                groups[-1 if info.shared else self.cut.tiles[user].cluster].append(user)
+            for user in self.tile_graph.users[block]:
+                groups[-1 if info.shared else self.tile_graph.tiles[user].group].append(user)
             for owner, users in groups.items():
                 groups_of_cores: dict[tuple[str, int], list[int]] = defaultdict(list)
-                for core in sorted({core for user in users for core in self.on[self.cut.tiles[user].cluster]}):
+                for core in sorted({core for user in users for core in self.on[self.tile_graph.tiles[user].group]}):
                     groups_of_cores[self._served_with(block, core)].append(core)
                 for cores in groups_of_cores.values():
                     self._load(block, cores, owner, users)
@@ -236,13 +236,13 @@ class Model(Variables):
     def _served_with(self, block: int, core: int) -> tuple[str, int]:
         """Cores of which this is equal are served by one load of a block."""
         route = self.problem.routes[OFF_CHIP, core]
-        if self.cut.blocks[block].shared and route.multicast:
+        if self.tile_graph.blocks[block].shared and route.multicast:
             return route.links[0], self.hint.apart.get((block, core), 0)
         return "", core
 
     def _load(self, block: int, cores: Sequence[int], owner: int, users: Sequence[int]) -> None:
         """Load a block into those of the cores that need it, all at once."""
-        info, name = self.cut.blocks[block], f"load{block}_{cores[0]}_{owner}"
+        info, name = self.tile_graph.blocks[block], f"load{block}_{cores[0]}_{owner}"
         needs = {core: self._need(block, core, users) for core in cores}
         wanted = any((block, core, owner) in self.hint.load for core in cores)
         literal = self._any(needs.values(), f"{name}_made", hint=wanted)
@@ -266,39 +266,41 @@ class Model(Variables):
         for core, need in needs.items():
             self.load[block, core, owner] = begin
             self.energy.append((need, self._move_energy(OFF_CHIP, core, info.bits) - read))
-            if info.late:
-                self.late[core].append(
+            if info.single_buffered:
+                self.single_buffered[core].append(
                     self.model.new_optional_fixed_size_interval_var(begin, cycles, need, f"{name}_late{core}")
                 )
             here = [u for u in users if core in self._cores_of(u)]
-            ends = [self._run_end(u) for u in here if self.hint.core[self.cut.tiles[u].cluster] == core]
+            ends = [self._run_end(u) for u in here if self.hint.core[self.tile_graph.tiles[u].group] == core]
             until_hint = max([hint + cycles + latency, *ends]) if ends else 0
             until = self._keep(f"{name}_{core}", core, info.bits, begin, need, (hint, until_hint))
             self._when([need], until >= end + latency)
             for user in here:
-                there = self.on[self.cut.tiles[user].cluster][core]
+                there = self.on[self.tile_graph.tiles[user].group][core]
                 self._when([there], self.start[user] >= end + latency)
                 self._when([there], until >= self.end[user])
 
     def _cores_of(self, tile: int) -> dict[int, IntVar]:
-        return self.on[self.cut.tiles[tile].cluster]
+        return self.on[self.tile_graph.tiles[tile].group]
 
     def _need(self, block: int, core: int, users: Sequence[int]) -> IntVar:
         """Whether a core needs a block for one of these tiles."""
-        clusters = {self.cut.tiles[user].cluster for user in users if core in self._cores_of(user)}
-        wanted = any(self.hint.core[cluster] == core for cluster in clusters)
-        return self._any((self.on[c][core] for c in sorted(clusters)), f"need{block}_{core}", hint=wanted)
+        groups = {self.tile_graph.tiles[user].group for user in users if core in self._cores_of(user)}
+        wanted = any(self.hint.core[group] == core for group in groups)
+        return self._any((self.on[c][core] for c in sorted(groups)), f"need{block}_{core}", hint=wanted)
 
     def _load_in_phase(self, begin: IntVar, literal: IntVar, users: Sequence[int], cores: Sequence[int]) -> None:
         """A load waits for the phase of the first tile that needs it, on these cores."""
         conditions: list[LiteralT] = [literal]
-        for phase in sorted({self.cut.tiles[user].phase for user in users}):
+        for phase in sorted({self.tile_graph.tiles[user].phase for user in users}):
             if phase:
                 self._when(conditions, begin >= self.phase_start[phase])
             there = [
                 on
-                for cluster in sorted({self.cut.tiles[u].cluster for u in users if self.cut.tiles[u].phase == phase})
-                for core, on in self.on[cluster].items()
+                for group in sorted(
+                    {self.tile_graph.tiles[u].group for u in users if self.tile_graph.tiles[u].phase == phase}
+                )
+                for core, on in self.on[group].items()
                 if core in cores
             ]
             if any(on is self.true for on in there):
@@ -309,7 +311,7 @@ class Model(Variables):
         """Units run one tile at a time; bandwidths and memories hold no more than they can, at every instant."""
         for intervals in self.unit.values():
             self.model.add_no_overlap(intervals)
-        for core, loads in self.late.items():
+        for core, loads in self.single_buffered.items():
             runs, many = self.unit[2 * core], len(loads)
             self.model.add_cumulative([*runs, *loads], [many] * len(runs) + [1] * many, many)
         for number, flows in self.flow.items():
@@ -318,10 +320,10 @@ class Model(Variables):
                 self.model.add_no_overlap([interval for interval, _ in flows])
             else:
                 self.model.add_cumulative([i for i, _ in flows], [d for _, d in flows], capacity)
-        for core, copies in self.kept.items():
-            unit = math.gcd(*(bits for _, bits in copies))
+        for core, residencies in self.kept.items():
+            unit = math.gcd(*(bits for _, bits in residencies))
             capacity = self.problem.cores[core].type.sram.capacity // unit
-            self.model.add_cumulative([i for i, _ in copies], [bits // unit for _, bits in copies], capacity)
+            self.model.add_cumulative([i for i, _ in residencies], [bits // unit for _, bits in residencies], capacity)
 
     def minimise(self, objective: Objective, lower_bound_cycles: int, hint_energy_pj: float) -> None:
         """Latency, or energy and then latency."""
@@ -339,15 +341,15 @@ class Model(Variables):
         cores = [next(core for core, literal in on.items() if value(literal)) for on in self.on]
         acts = activities(self.problem, cores, self.hint.apart)
         starts: list[int] = []
-        for move in acts.moves:
-            if move.target == OFF_CHIP:
-                starts.append(value(self.store[move.block]))
+        for transfer in acts.transfers:
+            if transfer.target == OFF_CHIP:
+                starts.append(value(self.store[transfer.block]))
                 continue
-            target = acts.copies[move.target]
-            if move.source == OFF_CHIP:
-                shared = self.cut.blocks[move.block].shared
-                owner = -1 if shared else self.cut.tiles[target.users[0]].cluster
-                starts.append(value(self.load[move.block, target.core, owner]))
+            target = acts.residencies[transfer.target]
+            if transfer.source == OFF_CHIP:
+                shared = self.tile_graph.blocks[transfer.block].shared
+                owner = -1 if shared else self.tile_graph.tiles[target.users[0]].group
+                starts.append(value(self.load[transfer.block, target.core, owner]))
             else:
-                starts.append(value(self.send[move.block, target.core]))
+                starts.append(value(self.send[transfer.block, target.core]))
         return timed(self.problem, acts, [value(start) for start in self.start], starts)

@@ -132,7 +132,7 @@ def improve(
     energy = math.fsum(energy_parts_pj(problem, schedule).values())
     built.minimise(problem.objective, lower_bound_cycles, energy)
     for_energy = problem.objective is Objective.ENERGY
-    solver = _solver(budget, len(schedule.runs) + len(schedule.moves))
+    solver = _solver(budget, len(schedule.runs) + len(schedule.transfers))
     report = _Report(
         progress,
         per_unit=energy / ENERGY_STEPS / (built.horizon + 1) if for_energy else 1.0,

@@ -13,7 +13,7 @@ class Variables:
     """Times, choices, and intervals on units, bandwidths and memories."""
 
     def __init__(self, problem: Problem, *, horizon: int, hint_cycles: int) -> None:
-        self.problem, self.cut = problem, problem.cut
+        self.problem, self.tile_graph = problem, problem.tile_graph
         self.model = CpModel()
         self.horizon = horizon
         self.on: list[dict[int, IntVar]] = []
@@ -21,7 +21,7 @@ class Variables:
         self.unit: dict[int, list[IntervalVar]] = defaultdict(list)
         self.flow: dict[int, list[tuple[IntervalVar, int]]] = defaultdict(list)
         self.kept: dict[int, list[tuple[IntervalVar, int]]] = defaultdict(list)
-        self.late: dict[int, list[IntervalVar]] = defaultdict(list)
+        self.single_buffered: dict[int, list[IntervalVar]] = defaultdict(list)
         """Of each core: loads into it that its array waits for."""
         self.makespan = self._time("makespan", hint_cycles)
         self.true = self.model.new_constant(1)
@@ -64,7 +64,7 @@ class Variables:
     ) -> tuple[IntVar, LinearExprT]:
         """A transfer that takes one of the routes, or none; return its start and, where it is made, its end."""
         start = self._time(name, hint)
-        bits = self.cut.blocks[block].bits
+        bits = self.tile_graph.blocks[block].bits
         cycles = [route.cycles(bits) for _, route in routes]
         shared: dict[tuple[int, int, int], list[IntVar]] = defaultdict(list)
         for (literal, route), length in zip(routes, cycles, strict=True):

@@ -104,7 +104,7 @@ class _Window:
                 units[self.steps.units[step]].append(step)
             for resource, demand in self.steps.shares[step]:
                 flows[resource].append((step, demand))
-            for core in self.steps.late[step]:
+            for core in self.steps.single_buffered[step]:
                 stops[core].append(step)
         for users in units.values():
             self.model.add_no_overlap([intervals[step] for step in users])
@@ -125,20 +125,20 @@ class _Window:
         held_from, held_to = self.later.held_from, self.later.held_to
         alive = np.nonzero((held_from < self.last) & (held_to > self.first))[0].tolist()
         per_core: dict[int, list[int]] = defaultdict(list)
-        for copy in alive:
-            per_core[self.steps.core[copy]].append(copy)
+        for residency in alive:
+            per_core[self.steps.core[residency]].append(residency)
         uses = self._uses()
-        for core, copies in per_core.items():
+        for core, residencies in per_core.items():
             free = self.problem.cores[core].type.sram.capacity
-            if sum(self.steps.bits[copy] for copy in copies) <= free:
+            if sum(self.steps.bits[residency] for residency in residencies) <= free:
                 continue
-            always = [c for c in copies if held_from[c] <= self.first and held_to[c] > self.last]
-            free -= sum(self.steps.bits[copy] for copy in always)
-            rest = sorted(set(copies).difference(always))
-            unit = gcd(*(self.steps.bits[copy] for copy in rest))
+            always = [c for c in residencies if held_from[c] <= self.first and held_to[c] > self.last]
+            free -= sum(self.steps.bits[residency] for residency in always)
+            rest = sorted(set(residencies).difference(always))
+            unit = gcd(*(self.steps.bits[residency] for residency in rest))
             self.model.add_cumulative(
-                [self._holds(copy, *uses[copy]) for copy in rest],
-                [self.steps.bits[copy] // unit for copy in rest],
+                [self._holds(residency, *uses[residency]) for residency in rest],
+                [self.steps.bits[residency] // unit for residency in rest],
                 free // unit,
             )
 
@@ -147,32 +147,32 @@ class _Window:
         uses: dict[int, tuple[list[int], list[cp_model.LinearExprT]]] = defaultdict(lambda: ([], []))
         for step in sorted(self.moving):
             for touch in self.steps.touches[step]:
-                opens, ends = uses[touch.copy]
+                opens, ends = uses[touch.residency]
                 if touch.opens:
                     opens.append(step)
                 ends.append(self._done(step) if touch.arrival else self._end(step))
         return uses
 
-    def _holds(self, copy: int, opens: list[int], ends: list[cp_model.LinearExprT]) -> cp_model.IntervalVar:
+    def _holds(self, residency: int, opens: list[int], ends: list[cp_model.LinearExprT]) -> cp_model.IntervalVar:
         """The time for which a copy is in memory, as far as it is in the model."""
         span = self.last - self.first
-        begin = self.start[opens[0]] if opens else max(0, int(self.later.held_from[copy]) - self.first)
-        if self.later.held_to[copy] > self.last:  # used by what is behind the window, which moves up with its end
-            return self._between(begin, span, copy)
+        begin = self.start[opens[0]] if opens else max(0, int(self.later.held_from[residency]) - self.first)
+        if self.later.held_to[residency] > self.last:  # used by what is behind the window, which moves up with its end
+            return self._between(begin, span, residency)
         if not ends:
-            return self._between(begin, int(self.later.held_to[copy]) - self.first, copy)
+            return self._between(begin, int(self.later.held_to[residency]) - self.first, residency)
         if len(ends) == 1:
-            return self._between(begin, ends[0], copy)
-        until = self.model.new_int_var(0, span, f"u{copy}")
-        self.model.add_hint(until, min(span, int(self.later.held_to[copy]) - self.first))
+            return self._between(begin, ends[0], residency)
+        until = self.model.new_int_var(0, span, f"u{residency}")
+        self.model.add_hint(until, min(span, int(self.later.held_to[residency]) - self.first))
         for end in ends:
             self.model.add(until >= end)
-        return self._between(begin, until, copy)
+        return self._between(begin, until, residency)
 
-    def _between(self, begin: cp_model.LinearExprT, end: cp_model.LinearExprT, copy: int) -> cp_model.IntervalVar:
+    def _between(self, begin: cp_model.LinearExprT, end: cp_model.LinearExprT, residency: int) -> cp_model.IntervalVar:
         span = self.last - self.first
-        length = self.model.new_int_var(0, span, f"l{copy}")
-        return self.model.new_interval_var(begin, length, end, f"h{copy}")
+        length = self.model.new_int_var(0, span, f"l{residency}")
+        return self.model.new_interval_var(begin, length, end, f"h{residency}")
 
 
 def solve_window(

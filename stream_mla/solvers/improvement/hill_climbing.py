@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from math import inf
 
 from stream_mla.errors import StreamMlaError
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.schedule.activities import Activities, activities
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.cutoff import BeatenError
+from stream_mla.solvers.cutoff import CutoffError
 from stream_mla.solvers.improvement.local_search import Improved, LocalSearch
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.solvers.placement.priorities import in_precedence
 
 STEP_S = 2.5e-5
@@ -55,15 +55,15 @@ class _Climb(LocalSearch):
     def __init__(self, problem: Problem, schedule: Schedule, seed: int) -> None:
         super().__init__(schedule, seed, PATIENCE)
         self.problem = problem
-        self.round_s = STEP_S * (len(schedule.runs) + len(schedule.moves))
-        self.movable = [cluster for cluster, able in enumerate(problem.candidates) if len(able) > 1]
+        self.round_s = STEP_S * (len(schedule.runs) + len(schedule.transfers))
+        self.movable = [group for group, able in enumerate(problem.candidates) if len(able) > 1]
         self.changes = [self._sooner_or_later, self._past_another]
         if self.movable:
             self.changes += [self._to_another_core, self._swap_cores]
-        cores, keys = [-1] * len(problem.cluster_tiles), [0.0] * len(schedule.runs)
+        cores, keys = [-1] * len(problem.group_tiles), [0.0] * len(schedule.runs)
         by_start = sorted(schedule.runs, key=lambda run: (run.start, run.tile))
         for place, run in enumerate(by_start):
-            cores[problem.cut.tiles[run.tile].cluster] = run.core
+            cores[problem.tile_graph.tiles[run.tile].group] = run.core
             keys[run.tile] = float(place)
         self.now = _Decisions(acts=activities(problem, cores), keys=keys)
         self.limit: float = inf
@@ -72,32 +72,32 @@ class _Climb(LocalSearch):
     def affords(self, time_limit_s: float) -> bool:
         return (self.rounds + 1) * self.round_s <= time_limit_s
 
-    @uncollected
+    @gc_paused
     def round(self) -> Schedule | None:
         """At first nothing is changed."""
         changed = self.random.choice(self.changes)() if self.rounds > 1 else self.now
-        with suppress(StreamMlaError, BeatenError):  # memory does not hold the order, or it is slower
+        with suppress(StreamMlaError, CutoffError):  # memory does not hold the order, or it is slower
             order = in_precedence(self.problem, changed.keys)
-            found = Forward(self.problem, changed.acts, order).run(self.limit)
+            found = ListScheduler(self.problem, changed.acts, order).run(self.limit)
             self.now, self.limit = changed, found.latency_cycles
             return found if self.limit < self.cycles else None
         return None
 
     def _to_another_core(self) -> _Decisions:
-        cluster = self.random.choice(self.movable)
-        return self._on_cores({cluster: self.random.choice(self.problem.candidates[cluster])})
+        group = self.random.choice(self.movable)
+        return self._on_cores({group: self.random.choice(self.problem.candidates[group])})
 
     def _swap_cores(self) -> _Decisions:
         one, two = self.random.choice(self.movable), self.random.choice(self.movable)
-        cores, able = self.now.acts.core_of_cluster, self.problem.candidates
+        cores, able = self.now.acts.core_of_group, self.problem.candidates
         if cores[two] not in able[one] or cores[one] not in able[two]:
             return self._to_another_core()
         return self._on_cores({one: cores[two], two: cores[one]})
 
     def _on_cores(self, other: dict[int, int]) -> _Decisions:
-        cores = list(self.now.acts.core_of_cluster)
-        for cluster, core in other.items():
-            cores[cluster] = core
+        cores = list(self.now.acts.core_of_group)
+        for group, core in other.items():
+            cores[group] = core
         return _Decisions(acts=activities(self.problem, cores), keys=self.now.keys)
 
     def _sooner_or_later(self) -> _Decisions:
@@ -108,13 +108,13 @@ class _Climb(LocalSearch):
         return self._shifted(one, self._first(two) - self._first(one) - 0.5)
 
     def _any_cluster(self) -> Sequence[int]:
-        return self.random.choice(self.problem.cluster_tiles)
+        return self.random.choice(self.problem.group_tiles)
 
-    def _first(self, cluster: Sequence[int]) -> float:
-        return min(self.now.keys[tile] for tile in cluster)
+    def _first(self, group: Sequence[int]) -> float:
+        return min(self.now.keys[tile] for tile in group)
 
-    def _shifted(self, cluster: Sequence[int], by: float) -> _Decisions:
+    def _shifted(self, group: Sequence[int], by: float) -> _Decisions:
         keys = list(self.now.keys)
-        for tile in cluster:
+        for tile in group:
             keys[tile] += by
         return _Decisions(acts=self.now.acts, keys=keys)

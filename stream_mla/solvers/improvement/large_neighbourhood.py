@@ -19,7 +19,7 @@ from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import Cycles, moved, read_steps, times
 from stream_mla.solvers.cp_sat.window_model import Found, solve_window
 from stream_mla.solvers.improvement.local_search import Improved, LocalSearch
-from stream_mla.solvers.improvement.right_shift import postponed
+from stream_mla.solvers.improvement.right_shift import right_shift_times
 
 FEWEST, FIRST, MOST = 20, 60, 300
 """Steps of a window: at least, at first, at most. With more, CP-SAT rarely proves anything in `WORK`."""
@@ -89,7 +89,7 @@ class _Search(LocalSearch):
         begin, end, until = self._choose()
         found = Found(gain=0, proven=True, start=self.times.start, work=0.0)
         if begin < end:
-            later = postponed(self.problem, self.steps, self.times, end, until)
+            later = right_shift_times(self.problem, self.steps, self.times, end, until)
             found = solve_window(
                 self.problem, self.steps, self.times, begin, end, later, work=WORK, seed=self.random.randrange(1 << 30)
             )

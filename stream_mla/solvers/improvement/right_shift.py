@@ -10,7 +10,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import Steps, Times, moved, read_steps, times
@@ -29,7 +29,7 @@ class _Postponed:
         self.limit = ends
         self.unit: dict[int, int] = {}
         """Of each unit: when what was placed on it starts."""
-        self.late: dict[int, int] = {}
+        self.single_buffered: dict[int, int] = {}
         """Of each core: when the late loads that were placed start."""
         self.phase: dict[int, int] = {}
         """Of each phase: when what waits for it starts."""
@@ -44,12 +44,12 @@ class _Postponed:
         self.free = [core.type.sram.capacity for core in problem.cores]
         self.until: dict[int, int] = {}
         """Of each copy that is held: the end of its last use, as placed."""
-        for copy in np.nonzero((times.held_to > end) & (times.held_from < end))[0].tolist():
-            self._hold(copy, int(times.held_to[copy]))
+        for residency in np.nonzero((times.held_to > end) & (times.held_from < end))[0].tolist():
+            self._hold(residency, int(times.held_to[residency]))
 
-    def _hold(self, copy: int, until: int) -> None:
-        self.until[copy] = until
-        self.free[self.steps.core[copy]] -= self.steps.bits[copy]
+    def _hold(self, residency: int, until: int) -> None:
+        self.until[residency] = until
+        self.free[self.steps.core[residency]] -= self.steps.bits[residency]
 
     def run(self) -> Times:
         """Return the times of all steps."""
@@ -59,7 +59,7 @@ class _Postponed:
             start[step] = self.start[step]
             for touch in self.steps.touches[step]:
                 if touch.opens:
-                    held_from[touch.copy] = self.start[step]
+                    held_from[touch.residency] = self.start[step]
         held_to[list(self.until)] = list(self.until.values())
         done = self.times.done + start - self.times.start
         return Times(start=start, done=done, held_from=held_from, held_to=held_to)
@@ -75,30 +75,30 @@ class _Postponed:
             unit = steps.units[step]
             latest = min(latest, self.unit.get(unit, latest))
             if unit % 2 == 0:
-                latest = min(latest, self.late.get(unit // 2, latest))
+                latest = min(latest, self.single_buffered.get(unit // 2, latest))
             for phase, start in self.phase.items():
                 if phase > steps.phase[step]:
                     latest = min(latest, start)
-        for core in steps.late[step]:
+        for core in steps.single_buffered[step]:
             latest = min(latest, self.unit.get(2 * core, latest))
         return latest
 
     def _place(self, step: int) -> None:
         steps = self.steps
-        touched = [touch.copy for touch in steps.touches[step]]
-        fresh = [copy for copy in touched if copy not in self.until]
+        touched = [touch.residency for touch in steps.touches[step]]
+        fresh = [residency for residency in touched if residency not in self.until]
         need: dict[int, int] = defaultdict(int)
-        for copy in fresh:
-            need[steps.core[copy]] += steps.bits[copy]
+        for residency in fresh:
+            need[steps.core[residency]] += steps.bits[residency]
         latest = self._latest(step)
-        turns = [self.until[copy] for copy in touched if copy in self.until]
+        turns = [self.until[residency] for residency in touched if residency in self.until]
         turns += [self.turn[resource] for resource, _ in steps.shares[step] if resource in self.turn]
         turns += [self.room_turn[core] for core in need if core in self.room_turn]
         latest = self._with_room(step, need, min(latest, *turns) if turns else latest)
         for core in need:
             self.room_turn[core] = latest
-        for copy in fresh:
-            self._hold(copy, latest)
+        for residency in fresh:
+            self._hold(residency, latest)
         self._take(step, latest)
 
     def _take(self, step: int, end: int) -> None:
@@ -111,13 +111,13 @@ class _Postponed:
             self.turn[resource] = end
             self.share[resource] -= demand
             heapq.heappush(self.flows[resource], (-start, demand))
-        for core in steps.late[step]:
-            self.late[core] = min(start, self.late.get(core, start))
+        for core in steps.single_buffered[step]:
+            self.single_buffered[core] = min(start, self.single_buffered.get(core, start))
         if phase := steps.phase[step]:
             self.phase[phase] = min(start, self.phase.get(phase, start))
         for touch in steps.touches[step]:
             if touch.opens:
-                heapq.heappush(self.freed[steps.core[touch.copy]], (-start, steps.bits[touch.copy]))
+                heapq.heappush(self.freed[steps.core[touch.residency]], (-start, steps.bits[touch.residency]))
 
     def _with_room(self, step: int, need: dict[int, int], latest: int) -> int:
         """Latest end at which bandwidths and memories have room."""
@@ -135,17 +135,17 @@ class _Postponed:
         return latest
 
 
-def postponed(problem: Problem, steps: Steps, times: Times, begin: int, end: int) -> Times:
+def right_shift_times(problem: Problem, steps: Steps, times: Times, begin: int, end: int) -> Times:
     """Return the times of all steps, those in between as late as can be."""
     return _Postponed(problem, steps, times, begin, end).run()
 
 
-@uncollected
-def put_off(problem: Problem, schedule: Schedule) -> Schedule:
+@gc_paused
+def right_shifted(problem: Problem, schedule: Schedule) -> Schedule:
     """Return a schedule in which every step is as late as it can be; its replay lets all of them move up again.
 
     The replay is in the order that this leaves the steps in, and often shorter than the schedule was
     (forward-backward improvement: Li, Willis, EJOR 56(3), 1992).
     """
     steps, now = read_steps(problem, schedule), times(schedule)
-    return moved(schedule, steps, postponed(problem, steps, now, 0, schedule.latency_cycles).start)
+    return moved(schedule, steps, right_shift_times(problem, steps, now, 0, schedule.latency_cycles).start)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from math import inf
 
 from stream_mla.errors import StreamMlaError
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.schedule.activities import Activities, activities
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.cutoff import BeatenError
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.cutoff import CutoffError
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.solvers.placement.earliest_finish import assign
 from stream_mla.solvers.placement.expected_times import Turns, expected
 from stream_mla.solvers.placement.priorities import stage_order
@@ -29,7 +29,7 @@ MANY = 20_000
 first: where it does not fit, nothing will, and to expect when tiles run would have taken most of the time."""
 
 
-@uncollected
+@gc_paused
 def greedy(problem: Problem, limit: float = inf, enough: float = 0.0, *, easy: bool = False) -> Schedule:
     """Return a valid schedule: the fastest of some, or the first that takes `enough` cycles or fewer. Where that is
     `easy`, the order of the tiles comes first: it costs half as much as those that are made from expected times.
@@ -41,47 +41,47 @@ def greedy(problem: Problem, limit: float = inf, enough: float = 0.0, *, easy: b
     acts = activities(problem, cores)
     beaten = False
     best: Schedule | None = None
-    if easy or len(problem.cut.tiles) > (MANY if limit == inf else FEW):
+    if easy or len(problem.tile_graph.tiles) > (MANY if limit == inf else FEW):
         try:
-            best = Forward(problem, acts).run(limit)
+            best = ListScheduler(problem, acts).run(limit)
             limit = best.latency_cycles - 1
-        except BeatenError:
+        except CutoffError:
             beaten = True
     if best is None or best.latency_cycles > enough:
         for placed, order in _plans(problem, cores, acts):
             try:
-                best = Forward(problem, placed, order).run(limit)
+                best = ListScheduler(problem, placed, order).run(limit)
                 limit = best.latency_cycles - 1
-            except BeatenError:
+            except CutoffError:
                 beaten = True
             except StreamMlaError:
                 continue
-            if len(problem.cut.tiles) > FEW or limit < enough:
+            if len(problem.tile_graph.tiles) > FEW or limit < enough:
                 break
     if best is not None:
         return best
     if beaten:
-        raise BeatenError
+        raise CutoffError
     return _with_little_memory(problem, cores, acts, limit)
 
 
 def _with_little_memory(problem: Problem, cores: Sequence[int], acts: Activities, limit: float) -> Schedule:
     """Return a schedule in the order of the tiles, or a faster one that takes more memory, if there is room for it."""
     try:
-        best = Forward(problem, acts).run(limit)
-    except BeatenError:
-        return Forward(problem, acts, expected(problem, cores, turns=Turns.KEPT).order).run(limit)
+        best = ListScheduler(problem, acts).run(limit)
+    except CutoffError:
+        return ListScheduler(problem, acts, expected(problem, cores, turns=Turns.KEPT).order).run(limit)
     try:
         order = expected(problem, cores, turns=Turns.KEPT).order
-        return Forward(problem, acts, order).run(best.latency_cycles - 1)
-    except (StreamMlaError, BeatenError):
+        return ListScheduler(problem, acts, order).run(best.latency_cycles - 1)
+    except (StreamMlaError, CutoffError):
         return best
 
 
 def _plans(problem: Problem, cores: Sequence[int], acts: Activities) -> list[tuple[Activities, Sequence[int]]]:
     """Return placed tiles and an order of them, of each way that is worth trying, the best first; one is on `cores`."""
     groups = expected(problem, cores)
-    by_stage = stage_order(problem.cut)
+    by_stage = stage_order(problem.tile_graph)
     if by_stage == list(range(len(by_stage))):
         return [(acts, groups.order)]
     others = assign(problem, by_stage)
@@ -89,5 +89,5 @@ def _plans(problem: Problem, cores: Sequence[int], acts: Activities) -> list[tup
     sooner = stages.cycles < groups.cycles * (1 - SOONER)
     if not sooner and len(by_stage) > FEW:
         return [(acts, groups.order)]
-    plans = [(activities(problem, others), stages.order), (acts, groups.order)]
-    return plans if sooner else plans[::-1]
+    candidate_tilings = [(activities(problem, others), stages.order), (acts, groups.order)]
+    return candidate_tilings if sooner else candidate_tilings[::-1]

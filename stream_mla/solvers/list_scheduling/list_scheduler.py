@@ -24,9 +24,9 @@ from stream_mla.schedule.activities import Activities, fan_out
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import timed
-from stream_mla.solvers.cutoff import BeatenError, Remaining
-from stream_mla.solvers.list_scheduling.memory_reservations import no_room
-from stream_mla.solvers.list_scheduling.transfer_queue import Traffic
+from stream_mla.solvers.cutoff import CutoffError, RemainingWork
+from stream_mla.solvers.list_scheduling.memory_reservations import deadlock
+from stream_mla.solvers.list_scheduling.transfer_queue import TransferQueue
 
 LOOK_EVERY = 100
 """So many instants pass between two looks at what is left."""
@@ -37,76 +37,79 @@ class _Event(IntEnum):
     ARRIVAL = 1
 
 
-class Forward:
+class ListScheduler:
     """The machine as time runs forward over a fixed set of activities."""
 
     def __init__(self, problem: Problem, acts: Activities, order: Sequence[int] | None = None) -> None:
         """`order` is a topological order of the tiles; without one, theirs."""
         self.problem, self.acts = problem, acts
-        cut = problem.cut
-        self.order = range(len(cut.tiles)) if order is None else order
-        self.rank = [0] * len(cut.tiles)
+        tile_graph = problem.tile_graph
+        self.order = range(len(tile_graph.tiles)) if order is None else order
+        self.rank = [0] * len(tile_graph.tiles)
         for rank, tile in enumerate(self.order):
             self.rank[tile] = rank
         rank = self.rank
-        self.first_use = [min([rank[user] for user in copy.users], default=-1) for copy in acts.copies]
-        self.core_of = [acts.core_of_cluster[tile.cluster] for tile in cut.tiles]
+        self.first_use = [min([rank[user] for user in residency.users], default=-1) for residency in acts.residencies]
+        self.core_of = [acts.core_of_group[tile.group] for tile in tile_graph.tiles]
         self.unit_of = [problem.unit(tile, core) for tile, core in enumerate(self.core_of)]
         self.cycles = [problem.cost(tile, core).cycles for tile, core in enumerate(self.core_of)]
-        self.run_start = [-1] * len(cut.tiles)
-        self.released = [-1] * len(acts.copies)
-        self.pending = [len(copy.users) + len(copy.moves_out) for copy in acts.copies]
+        self.run_start = [-1] * len(tile_graph.tiles)
+        self.released = [-1] * len(acts.residencies)
+        self.pending = [len(residency.users) + len(residency.transfers_out) for residency in acts.residencies]
         for writes in acts.writes:
-            for copy in writes:
-                self.pending[copy] += 1
-        self.granted = [False] * len(acts.copies)
-        self.complete = [False] * len(acts.copies)
+            for residency in writes:
+                self.pending[residency] += 1
+        self.granted = [False] * len(acts.residencies)
+        self.complete = [False] * len(acts.residencies)
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.unit_free = [True] * (2 * len(problem.cores))
         self.ready_tiles: dict[int, list[int]] = defaultdict(list)
         self.touched_units: set[int] = set()
-        self.traffic = Traffic(problem.resources)
+        self.traffic = TransferQueue(problem.resources)
         self.now = 0
         self.events: list[tuple[int, int, _Event, bool, int]] = []
         self._prepare_moves()
-        self.remaining = Remaining(problem, self.unit_of, self.cycles, self.moves)
+        self.remaining = RemainingWork(problem, self.unit_of, self.cycles, self.transfers)
         self._prepare_phases()
         self._prepare_turns()
         self.waits = [
             len(set(reads)) + len(writes) * (tile.step == 0) + (tile.step > 0) + (tile.phase > 0)
-            for tile, reads, writes in zip(cut.tiles, acts.reads, acts.writes, strict=True)
+            for tile, reads, writes in zip(tile_graph.tiles, acts.reads, acts.writes, strict=True)
         ]
-        steps = {(tile.chain, tile.step): number for number, tile in enumerate(cut.tiles)}
-        self.next_step = [steps.get((tile.chain, tile.step + 1), -1) for tile in cut.tiles]
+        steps = {(tile.chain, tile.step): number for number, tile in enumerate(tile_graph.tiles)}
+        self.next_step = [steps.get((tile.chain, tile.step + 1), -1) for tile in tile_graph.tiles]
         self.first_step = {
-            copy: number for number, writes in enumerate(acts.writes) if cut.tiles[number].step == 0 for copy in writes
+            residency: number
+            for number, writes in enumerate(acts.writes)
+            if tile_graph.tiles[number].step == 0
+            for residency in writes
         }
         self._queue_reservations()
 
     def _prepare_moves(self) -> None:
-        self.moves = list(self.acts.moves)
-        self.brought_by = [copy.brought_by for copy in self.acts.copies]
-        self.move_start = [-1] * len(self.moves)
-        self.in_dram = [move.after_store < 0 for move in self.moves]
-        self.missing = [len(move.filled) for move in self.moves]
+        self.transfers = list(self.acts.transfers)
+        self.brought_by = [residency.brought_by for residency in self.acts.residencies]
+        self.transfer_start = [-1] * len(self.transfers)
+        self.in_dram = [transfer.after_store < 0 for transfer in self.transfers]
+        self.missing = [len(transfer.filled) for transfer in self.transfers]
         """Copies of each move that have no memory yet."""
         self.partly: set[int] = set()
         """Moves of which some copies have memory and others not."""
-        self.priority = [self._urgency(number) for number in range(len(self.moves))]
+        self.priority = [self._urgency(number) for number in range(len(self.transfers))]
         self.loads_after: dict[int, list[int]] = defaultdict(list)
-        for number, move in enumerate(self.moves):
-            if move.after_store >= 0:
-                self.loads_after[move.after_store].append(number)
+        for number, transfer in enumerate(self.transfers):
+            if transfer.after_store >= 0:
+                self.loads_after[transfer.after_store].append(number)
 
     def _urgency(self, number: int) -> int:
         """A load is as urgent as its first user; a store as the tile that made the block: the rank of the tile."""
-        move = self.moves[number]
-        if move.target == OFF_CHIP:
-            return self.rank[self.problem.cut.maker[move.block]]
-        return min(self.first_use[copy] for copy in move.filled)
+        transfer = self.transfers[number]
+        if transfer.target == OFF_CHIP:
+            return self.rank[self.problem.tile_graph.maker[transfer.block]]
+        return min(self.first_use[residency] for residency in transfer.filled)
 
     def _prepare_phases(self) -> None:
-        tiles = self.problem.cut.tiles
+        tiles = self.problem.tile_graph.tiles
         self.phase = 0
         self.unfinished = [0] * (1 + max(tile.phase for tile in tiles))
         """Tiles of each phase."""
@@ -119,12 +122,12 @@ class Forward:
 
     def _prepare_turns(self) -> None:
         cores = self.problem.cores
-        self.late = [self._late_cores(number) for number in range(len(self.moves))]
+        self.single_buffered = [self._late_cores(number) for number in range(len(self.transfers))]
         self.late_under_way = [0] * len(cores)
         self.late_waiting: list[set[int]] = [set() for _ in cores]
         self.array_tiles: list[list[int]] = [[] for _ in cores]
         """Tiles on each array that have not started, the last first; some in between may have."""
-        if any(self.late):
+        if any(self.single_buffered):
             for tile in reversed(self.order):
                 core = self.core_of[tile]
                 if self.unit_of[tile] % 2 == 0:
@@ -132,10 +135,10 @@ class Forward:
 
     def _late_cores(self, number: int) -> tuple[int, ...]:
         """Cores whose arrays may not work while this move is under way."""
-        move = self.moves[number]
-        if move.source != OFF_CHIP or not self.problem.cut.blocks[move.block].late:
+        transfer = self.transfers[number]
+        if transfer.source != OFF_CHIP or not self.problem.tile_graph.blocks[transfer.block].single_buffered:
             return ()
-        return tuple(self.acts.copies[copy].core for copy in move.filled)
+        return tuple(self.acts.residencies[residency].core for residency in transfer.filled)
 
     def _queue_reservations(self) -> None:
         """List the copies of each core in the order in which its tiles first need them."""
@@ -143,32 +146,32 @@ class Forward:
         self.head = [0] * len(self.problem.cores)
         seen: set[int] = set()
         for tile in self.order:
-            for copy in self.acts.reads[tile] + self.acts.writes[tile]:
-                if copy not in seen:
-                    seen.add(copy)
-                    self.queue[self.acts.copies[copy].core].append(copy)
+            for residency in self.acts.reads[tile] + self.acts.writes[tile]:
+                if residency not in seen:
+                    seen.add(residency)
+                    self.queue[self.acts.residencies[residency].core].append(residency)
 
     def _reserve(self, core: int) -> None:
         queue = self.queue[core]
         while self.head[core] < len(queue):
-            copy = queue[self.head[core]]
-            bits = self.acts.copies[copy].bits
+            residency = queue[self.head[core]]
+            bits = self.acts.residencies[residency].bits
             if bits > self.free_bits[core]:
                 return
             self.free_bits[core] -= bits
-            self.granted[copy] = True
+            self.granted[residency] = True
             self.head[core] += 1
-            move = self.brought_by[copy]
-            if move >= 0:
-                self.missing[move] -= 1
-                (self.partly.add if self.missing[move] else self.partly.discard)(move)
-                self._offer_move(move)
+            transfer = self.brought_by[residency]
+            if transfer >= 0:
+                self.missing[transfer] -= 1
+                (self.partly.add if self.missing[transfer] else self.partly.discard)(transfer)
+                self._offer_move(transfer)
             else:
-                self._met(self.first_step[copy])
+                self._met(self.first_step[residency])
 
     def _offer_move(self, number: int) -> None:
-        move = self.moves[number]
-        has_source = self.in_dram[number] if move.source == OFF_CHIP else self.complete[move.source]
+        transfer = self.transfers[number]
+        has_source = self.in_dram[number] if transfer.source == OFF_CHIP else self.complete[transfer.source]
         if not has_source or self.missing[number]:
             return
         phase = self._phase_of_load(number) if self.phase < len(self.unfinished) - 1 else 0
@@ -178,13 +181,13 @@ class Forward:
             self._offer(number)
 
     def _offer(self, number: int) -> None:
-        self.traffic.offer(self.priority[number], number, self.moves[number].route)
+        self.traffic.offer(self.priority[number], number, self.transfers[number].route)
 
     def _phase_of_load(self, number: int) -> int:
         """The phase of the first tile that needs it; other moves have none."""
-        if self.moves[number].source != OFF_CHIP:
+        if self.transfers[number].source != OFF_CHIP:
             return 0
-        return self.problem.cut.tiles[self.order[self.priority[number]]].phase
+        return self.problem.tile_graph.tiles[self.order[self.priority[number]]].phase
 
     def _met(self, tile: int) -> None:
         """Note that one thing a tile waits for has come."""
@@ -213,31 +216,31 @@ class Forward:
 
     def _waits_for_turn(self, number: int) -> bool:
         """Whether a load is late and may not start yet: then it is set aside until something about an array changes."""
-        if not self.late[number] or self._may_load_late(number):
+        if not self.single_buffered[number] or self._may_load_late(number):
             return False
-        for core in self.late[number]:
+        for core in self.single_buffered[number]:
             self.late_waiting[core].add(number)
         return True
 
     def _begin_move(self, number: int) -> None:
-        move = self.moves[number]
-        self.move_start[number] = self.now
-        self.remaining.remove(move)
-        for core in self.late[number]:
+        transfer = self.transfers[number]
+        self.transfer_start[number] = self.now
+        self.remaining.remove(transfer)
+        for core in self.single_buffered[number]:
             self.late_under_way[core] += 1
-        end = self.now + move.cycles
+        end = self.now + transfer.cycles
         heapq.heappush(self.events, (end, number, _Event.END, False, number))
-        heapq.heappush(self.events, (end + move.route.latency_cycles, number, _Event.ARRIVAL, False, number))
+        heapq.heappush(self.events, (end + transfer.route.latency_cycles, number, _Event.ARRIVAL, False, number))
 
     def _may_load_late(self, number: int) -> bool:
         """Whether no array that it stops works or could, and some core cannot go on in order without it."""
-        if any(not self.unit_free[2 * core] or self.ready_tiles[2 * core] for core in self.late[number]):
+        if any(not self.unit_free[2 * core] or self.ready_tiles[2 * core] for core in self.single_buffered[number]):
             return False
-        for copy, core in zip(self.moves[number].filled, self.late[number], strict=True):
+        for residency, core in zip(self.transfers[number].filled, self.single_buffered[number], strict=True):
             left = self.array_tiles[core]
             while left and self.run_start[left[-1]] >= 0:
                 left.pop()
-            if not left or self.first_use[copy] <= self.rank[left[-1]]:
+            if not left or self.first_use[residency] <= self.rank[left[-1]]:
                 return True
         return False
 
@@ -245,30 +248,30 @@ class Forward:
         """Offer the late loads that may start now that something about this core's array has changed."""
         for number in sorted(self.late_waiting[core]):
             if self._may_load_late(number):
-                for other in self.late[number]:
+                for other in self.single_buffered[number]:
                     self.late_waiting[other].discard(number)
                 self._offer(number)
 
-    def _release(self, copy: int) -> None:
-        self.pending[copy] -= 1
-        if not self.pending[copy]:
-            core = self.acts.copies[copy].core
-            self.released[copy] = self.now
-            self.free_bits[core] += self.acts.copies[copy].bits
+    def _release(self, residency: int) -> None:
+        self.pending[residency] -= 1
+        if not self.pending[residency]:
+            core = self.acts.residencies[residency].core
+            self.released[residency] = self.now
+            self.free_bits[core] += self.acts.residencies[residency].bits
             self._reserve(core)
 
     def _tile_done(self, tile: int) -> None:
         unit = self.unit_of[tile]
         self.unit_free[unit] = True
         self.touched_units.add(unit)
-        self._count_phase(self.problem.cut.tiles[tile].phase)
+        self._count_phase(self.problem.tile_graph.tiles[tile].phase)
         if self.next_step[tile] >= 0:
             self._met(self.next_step[tile])
         writes = self.acts.writes[tile]
-        for copy in writes if self.problem.cut.tiles[tile].last else ():
-            self._completed(copy)
-        for copy in self.acts.reads[tile] + writes:
-            self._release(copy)
+        for residency in writes if self.problem.tile_graph.tiles[tile].last else ():
+            self._completed(residency)
+        for residency in self.acts.reads[tile] + writes:
+            self._release(residency)
 
     def _count_phase(self, phase: int) -> None:
         """Note that a tile has ended; after the last of a phase the next one begins."""
@@ -281,29 +284,29 @@ class Forward:
         for number in self.held_back[self.phase]:
             self._offer(number)
 
-    def _completed(self, copy: int) -> None:
-        self.complete[copy] = True
-        for user in self.acts.copies[copy].users:
+    def _completed(self, residency: int) -> None:
+        self.complete[residency] = True
+        for user in self.acts.residencies[residency].users:
             self._met(user)
-        for move in self.acts.copies[copy].moves_out:
-            self._offer_move(move)
+        for transfer in self.acts.residencies[residency].transfers_out:
+            self._offer_move(transfer)
 
     def _move_event(self, number: int, event: _Event) -> None:
-        move = self.moves[number]
+        transfer = self.transfers[number]
         if event is _Event.END:
-            self.traffic.end(move.route)
-            for core in self.late[number]:
+            self.traffic.end(transfer.route)
+            for core in self.single_buffered[number]:
                 self.late_under_way[core] -= 1
                 self.touched_units.add(2 * core)
-            if move.source != OFF_CHIP:
-                self._release(move.source)
-        elif move.target == OFF_CHIP:
+            if transfer.source != OFF_CHIP:
+                self._release(transfer.source)
+        elif transfer.target == OFF_CHIP:
             for load in self.loads_after[number]:
                 self.in_dram[load] = True
                 self._offer_move(load)
         else:
-            for copy in move.filled:
-                self._completed(copy)
+            for residency in transfer.filled:
+                self._completed(residency)
 
     def run(self, limit: float = inf) -> Schedule:
         """Run until everything is done; the error of `greedy` where memory is full and nothing can end.
@@ -315,7 +318,7 @@ class Forward:
             self._reserve(core)
         while True:
             if instants % LOOK_EVERY == 0 and self.now + self.remaining.cycles > limit:
-                raise BeatenError
+                raise CutoffError
             instants += 1
             self._start_all()
             if not self.events and not self._split_multicast():
@@ -332,8 +335,10 @@ class Forward:
         if -1 in self.run_start:
             raise self._stuck()
         if self.now > limit:
-            raise BeatenError
-        return timed(self.problem, replace(self.acts, moves=tuple(self.moves)), self.run_start, self.move_start)
+            raise CutoffError
+        return timed(
+            self.problem, replace(self.acts, transfers=tuple(self.transfers)), self.run_start, self.transfer_start
+        )
 
     def _split_multicast(self) -> bool:
         """Fill the copies that have room without those that have none, of the most urgent multicast that waits so.
@@ -343,27 +348,30 @@ class Forward:
         able = [n for n in self.partly if self.in_dram[n] and self._phase_of_load(n) <= self.phase]
         if not able:
             return False
-        number = min(able, key=lambda n: min(self.first_use[c] for c in self.moves[n].filled if self.granted[c]))
+        number = min(able, key=lambda n: min(self.first_use[c] for c in self.transfers[n].filled if self.granted[c]))
         self.partly.discard(number)
-        move = self.moves[number]
-        parts = [[copy for copy in move.filled if self.granted[copy] is granted] for granted in (True, False)]
-        cores = [[self.acts.copies[copy].core for copy in part] for part in parts]
-        new, rest = (fan_out(self.problem, move, *part) for part in zip(parts, cores, strict=True))
-        self.remaining.remove(move)
+        transfer = self.transfers[number]
+        parts = [
+            [residency for residency in transfer.filled if self.granted[residency] is granted]
+            for granted in (True, False)
+        ]
+        cores = [[self.acts.residencies[residency].core for residency in part] for part in parts]
+        new, rest = (fan_out(self.problem, transfer, *part) for part in zip(parts, cores, strict=True))
+        self.remaining.remove(transfer)
         self.remaining.add(new)
         self.remaining.add(rest)
-        self.moves[number] = new
-        self.moves.append(rest)
-        for copy in rest.filled:
-            self.brought_by[copy] = len(self.moves) - 1
-        self.move_start.append(-1)
+        self.transfers[number] = new
+        self.transfers.append(rest)
+        for residency in rest.filled:
+            self.brought_by[residency] = len(self.transfers) - 1
+        self.transfer_start.append(-1)
         self.in_dram.append(True)
         self.missing[number] = 0
         self.missing.append(len(rest.filled))
         self.priority[number] = self._urgency(number)
-        self.priority.append(self._urgency(len(self.moves) - 1))
-        self.late[number] = self._late_cores(number)
-        self.late.append(self._late_cores(len(self.moves) - 1))
+        self.priority.append(self._urgency(len(self.transfers) - 1))
+        self.single_buffered[number] = self._late_cores(number)
+        self.single_buffered.append(self._late_cores(len(self.transfers) - 1))
         self._offer_move(number)
         return True
 
@@ -373,7 +381,9 @@ class Forward:
         core = self.core_of[tile]
         if self.head[core] == len(self.queue[core]):
             raise AssertionError("the greedy scheduler stopped with memory for all tiles")
-        held = zip(self.acts.copies, self.granted, self.released, strict=True)
-        kept = [copy for copy, granted, released in held if copy.core == core and granted and released < 0]
-        wanted = self.acts.copies[self.queue[core][self.head[core]]]
-        return no_room(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=self.now)
+        held = zip(self.acts.residencies, self.granted, self.released, strict=True)
+        kept = [
+            residency for residency, granted, released in held if residency.core == core and granted and released < 0
+        ]
+        wanted = self.acts.residencies[self.queue[core][self.head[core]]]
+        return deadlock(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=self.now)

@@ -15,9 +15,9 @@ from stream_mla.errors import StreamMlaError
 from stream_mla.schedule.activities import activities
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.cutoff import BeatenError
+from stream_mla.solvers.cutoff import CutoffError
 from stream_mla.solvers.list_scheduling.greedy import FEW
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.solvers.placement.earliest_finish import assign
 from stream_mla.solvers.placement.expected_times import Turns, expected
 from stream_mla.solvers.placement.heft import placement
@@ -29,13 +29,15 @@ Order = Sequence[int] | None
 Try = Callable[[], Schedule | None]
 
 
-def variants(problem: Problem, limit: Callable[[], float] = lambda: inf, most: int | None = None) -> Iterator[Schedule]:
+def multi_start(
+    problem: Problem, limit: Callable[[], float] = lambda: inf, most: int | None = None
+) -> Iterator[Schedule]:
     """Yield the schedules of at most so many tries.
 
     Those whose order needs too much memory, or that pass the limit, as it is when they are made, are given up.
     """
     for attempt in islice(_Variants(problem, limit).tries(), most):
-        with suppress(StreamMlaError, BeatenError):
+        with suppress(StreamMlaError, CutoffError):
             if (found := attempt()) is not None:
                 yield found
 
@@ -51,7 +53,9 @@ class _Variants:
         problem, both = self.problem, (Turns.FILL, Turns.AHEAD)
         first = assign(problem)
         self.known.append(first)
-        by_stages = len(problem.cut.tiles) > FEW and stage_order(problem.cut) != list(range(len(problem.cut.tiles)))
+        by_stages = len(problem.tile_graph.tiles) > FEW and stage_order(problem.tile_graph) != list(
+            range(len(problem.tile_graph.tiles))
+        )
         yield self._try(first, None)
         ranked = rank_order(problem)
         yield self._as_heft
@@ -77,10 +81,10 @@ class _Variants:
         return made
 
     def _run(self, cores: Sequence[int], order: Order) -> Schedule:
-        return Forward(self.problem, activities(self.problem, cores), order).run(self.limit())
+        return ListScheduler(self.problem, activities(self.problem, cores), order).run(self.limit())
 
     def _as_heft(self) -> Schedule | None:
-        cores = placement(self.problem, range(len(self.problem.cut.tiles)), self.limit())
+        cores = placement(self.problem, range(len(self.problem.tile_graph.tiles)), self.limit())
         return None if cores in self.known else self._run(cores, None)
 
     def _as_heft_by_rank(self, ranked: Sequence[int]) -> Schedule | None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from stream_mla.hardware.interconnect import Resource, Route
 
 
-class Traffic:
+class TransferQueue:
     """Ready moves by their urgency (a small number is urgent), and what is left of each resource."""
 
     def __init__(self, resources: Sequence[Resource]) -> None:
         self._free = [resource.capacity for resource in resources]
-        self._ways: dict[tuple[tuple[int, ...], int], int] = {}
+        self._strategies: dict[tuple[tuple[int, ...], int], int] = {}
         self._routes: list[Route] = []
         """One of each way."""
         self._lines: list[list[tuple[int, int]]] = []
@@ -32,7 +32,7 @@ class Traffic:
 
     def offer(self, urgency: int, number: int, route: Route) -> None:
         """Let a move stand in line."""
-        way = self._ways.setdefault((route.resources, route.demand), len(self._lines))
+        way = self._strategies.setdefault((route.resources, route.demand), len(self._lines))
         if way == len(self._lines):
             self._routes.append(route)
             self._lines.append([])

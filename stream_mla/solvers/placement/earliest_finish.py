@@ -34,25 +34,25 @@ class _Choice:
 
 def can_wait(problem: Problem) -> list[bool]:
     """Return which tiles belong to a last operator whose unfinished sums are small: the sum of its parts may follow."""
-    graph, early = problem.cut.graph, problem.cut.tiling.early
+    graph, eager = problem.tile_graph.graph, problem.tile_graph.tiling.eager
     ends = {operator.name for operator in graph.operators if not any(graph.edges.successors(operator.name))}
     sums = {operator.name for operator in graph.operators if operator.kind is Kind.SUM} & ends
-    last = early.intersection(name for name in graph.edges if name in ends or sums.issuperset(graph.edges[name]))
-    return [tile.operator in last for tile in problem.cut.tiles]
+    last = eager.intersection(name for name in graph.edges if name in ends or sums.issuperset(graph.edges[name]))
+    return [tile.operator in last for tile in problem.tile_graph.tiles]
 
 
 class _Assignment:
     def __init__(self, problem: Problem, order: Sequence[int], *, even: bool, gather: bool) -> None:
         self.problem, self.order, self.even, self.gather = problem, order, even, gather
         count = len(problem.cores)
-        self.core_of = [-1] * len(problem.cluster_tiles)
+        self.core_of = [-1] * len(problem.group_tiles)
         self.free = np.zeros(2 * count)
         """When each unit is done with what it has begun."""
         self.promised = np.zeros(count)
         """Cycles of tiles that each core was given and has not begun."""
         self.given = np.zeros(count)
         """Cycles of all tiles that each core was given."""
-        self.end = [0.0] * len(problem.cut.tiles)
+        self.end = [0.0] * len(problem.tile_graph.tiles)
         self.cycles_per_bit: dict[int, Times] = {}
         self.loading = np.ones(count)
         """As `cycles_per_bit`, for what is given in cycles at a fair share of the DRAM."""
@@ -82,15 +82,15 @@ class _Assignment:
 
     def _load_cycles(self) -> list[float]:
         """Cycles of the loads that each tile is the first of its cluster to need, at a fair share of the DRAM."""
-        cut = self.problem.cut
+        tile_graph = self.problem.tile_graph
         seen: set[tuple[int, int]] = set()
         found: list[float] = []
-        for tile in cut.tiles:
+        for tile in tile_graph.tiles:
             bits = 0
             for block in tile.reads:
-                info = cut.blocks[block]
-                if info.via_dram and not info.shared and (block, tile.cluster) not in seen:
-                    seen.add((block, tile.cluster))
+                info = tile_graph.blocks[block]
+                if info.via_dram and not info.shared and (block, tile.group) not in seen:
+                    seen.add((block, tile.group))
                     bits += info.bits
             found.append(bits / self.share)
         return found
@@ -98,27 +98,27 @@ class _Assignment:
     def _lasts(self, tile: int, core: int) -> float:
         return max(self.problem.cost(tile, core).cycles, self.loads[tile])
 
-    def _choice(self, cluster: int) -> _Choice:
-        cores = self.problem.candidates[cluster]
+    def _choice(self, group: int) -> _Choice:
+        cores = self.problem.candidates[group]
         if cores not in self.choices:
             types = tuple(self.problem.cores[core].type.name for core in cores)
             self.choices[cores] = _Choice(cores=np.array(cores), types=types)
         return self.choices[cores]
 
-    def _best(self, cluster: int, first: int) -> int:
+    def _best(self, group: int, first: int) -> int:
         """Return the core that would be done with a cluster first."""
-        problem, cut = self.problem, self.problem.cut
-        choice = self._choice(cluster)
+        problem, tile_graph = self.problem, self.problem.tile_graph
+        choice = self._choice(group)
         if len(choice.cores) == 1:
             return int(choice.cores[0])
-        members = problem.cluster_tiles[cluster]
-        reads = {block for member in members for block in cut.tiles[member].reads}
+        members = problem.group_tiles[group]
+        reads = {block for member in members for block in tile_graph.tiles[member].reads}
         if self.gather and (core := self._sharer(choice, reads, members)) >= 0:
             return core
-        ready = max((self.end[before] for before in cut.predecessors[first]), default=0.0)
+        ready = max((self.end[before] for before in tile_graph.predecessors[first]), default=0.0)
         unit = problem.unit(first, 0)
         done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
-        if self.even or (cut.tiles[first].operator in cut.tiling.early and len(members) > 1):
+        if self.even or (tile_graph.tiles[first].operator in tile_graph.tiling.eager and len(members) > 1):
             done = done + self.promised[choice.cores]
         done = self._with_moves(done, choice, reads)
         if len(set(choice.types)) > 1:
@@ -128,13 +128,13 @@ class _Assignment:
 
     def _with_moves(self, done: Times, choice: _Choice, reads: Collection[int]) -> Times:
         """Add the cycles in which blocks come to each core that has none of them yet: sent, or loaded for all there."""
-        cut = self.problem.cut
+        tile_graph = self.problem.tile_graph
         present: list[NDArray[np.bool_]] = []
         ways: list[Times] = []
         cycles: list[float] = []
         for block in reads:
-            maker, info = cut.maker[block], cut.blocks[block]
-            source = -1 if maker < 0 or info.via_dram else self.core_of[cut.tiles[maker].cluster]
+            maker, info = tile_graph.maker[block], tile_graph.blocks[block]
+            source = -1 if maker < 0 or info.via_dram else self.core_of[tile_graph.tiles[maker].group]
             if source >= 0 or info.shared:
                 present.append(self.present[block])
                 ways.append(self._sending(source) if source >= 0 else self.loading)
@@ -148,7 +148,7 @@ class _Assignment:
         """Return the core that has most of the shared blocks that a cluster reads, unless it has its share of the work;
         -1 where there is none.
         """
-        blocks = self.problem.cut.blocks
+        blocks = self.problem.tile_graph.blocks
         has = sum((self.present[block] * blocks[block].bits for block in reads if blocks[block].shared), np.zeros(1))
         if not has.any():
             return -1
@@ -157,21 +157,21 @@ class _Assignment:
         return core if has[core] and self.given[core] + own <= self.fair else -1
 
     def run(self) -> list[int]:
-        problem, cut = self.problem, self.problem.cut
+        problem, tile_graph = self.problem, self.problem.tile_graph
         for number in self.order:
-            tile = cut.tiles[number]
-            if self.core_of[tile.cluster] < 0:
-                core = self._best(tile.cluster, number)
-                self.core_of[tile.cluster] = core
-                members = problem.cluster_tiles[tile.cluster]
+            tile = tile_graph.tiles[number]
+            if self.core_of[tile.group] < 0:
+                core = self._best(tile.group, number)
+                self.core_of[tile.group] = core
+                members = problem.group_tiles[tile.group]
                 self.promised[core] += (total := sum(self._lasts(member, core) for member in members))
                 self.given[core] += total
                 for member in members:
-                    for block in cut.tiles[member].reads:
+                    for block in tile_graph.tiles[member].reads:
                         self.present[block][core] = True
-            core = self.core_of[tile.cluster]
+            core = self.core_of[tile.group]
             lasts = self._lasts(number, core)
-            start = max((self.end[before] for before in cut.predecessors[number]), default=0.0)
+            start = max((self.end[before] for before in tile_graph.predecessors[number]), default=0.0)
             unit = problem.unit(number, core)
             if problem.cores[core].type.array is not None:  # others serve many arrays, in turn
                 start = max(start, float(self.free[unit]))
@@ -190,5 +190,5 @@ def assign(
     Where `gather`, clusters that share blocks go to one core until it has its share of all work, so that the DRAM is
     read less often. `order` is a topological order of the tiles; without one, theirs.
     """
-    order = range(len(problem.cut.tiles)) if order is None else order
+    order = range(len(problem.tile_graph.tiles)) if order is None else order
     return _Assignment(problem, order, even=even, gather=gather).run()

@@ -37,14 +37,14 @@ class Turns(Enum):
 class _Expectation:
     """The machine as time runs forward, with units, and each core's fair share of the DRAM's bandwidth."""
 
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int], order: Sequence[int], turns: Turns) -> None:
-        self.problem, self.order, self.turns, cut = problem, order, turns, problem.cut
+    def __init__(self, problem: Problem, core_of_group: Sequence[int], order: Sequence[int], turns: Turns) -> None:
+        self.problem, self.order, self.turns, tile_graph = problem, order, turns, problem.tile_graph
         self.rank = [0] * len(order)
         for position, number in enumerate(order):
             self.rank[number] = position
-        self.core_of = [core_of_cluster[tile.cluster] for tile in cut.tiles]
+        self.core_of = [core_of_group[tile.group] for tile in tile_graph.tiles]
         self.unit_of = [problem.unit(number, core) for number, core in enumerate(self.core_of)]
-        self.waiting = [len(before) for before in cut.predecessors]
+        self.waiting = [len(before) for before in tile_graph.predecessors]
         self.can_wait = can_wait(problem)
         self.queue: dict[int, deque[int]] = defaultdict(deque)
         """Of each unit that works in tile order: its tiles, but those that can wait."""
@@ -69,7 +69,7 @@ class _Expectation:
         used = set(self.core_of)
         self.loaded = dict.fromkeys(used, 0.0)
         """When each core's share of the bandwidth is done with the loads of what has started."""
-        self.start = [0.0] * len(cut.tiles)
+        self.start = [0.0] * len(tile_graph.tiles)
         self.linked: dict[tuple[int, int], float] = defaultdict(float)
         """When a core is done with what it sends to another."""
         self.arrival: dict[tuple[int, int], float] = {}
@@ -80,30 +80,30 @@ class _Expectation:
 
     def _loads_of_tiles(self) -> list[list[tuple[int, int, int]]]:
         """Return the loads of each tile: block, core, and cluster or -1 where all clusters share it."""
-        problem, cut = self.problem, self.problem.cut
+        problem, tile_graph = self.problem, self.problem.tile_graph
         share = problem.resources[0].capacity / len(set(self.core_of))
         self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
         found: list[list[tuple[int, int, int]]] = []
-        for tile, core in zip(cut.tiles, self.core_of, strict=True):
-            loaded = (block for block in tile.reads if cut.blocks[block].via_dram)
-            found.append([(block, core, -1 if cut.blocks[block].shared else tile.cluster) for block in loaded])
+        for tile, core in zip(tile_graph.tiles, self.core_of, strict=True):
+            loaded = (block for block in tile.reads if tile_graph.blocks[block].via_dram)
+            found.append([(block, core, -1 if tile_graph.blocks[block].shared else tile.group) for block in loaded])
         return found
 
     def _load_cycles(self, number: int) -> float:
         """Cycles of the loads that a tile is the first to need, at its core's share of the bandwidth."""
-        blocks = self.problem.cut.blocks
+        blocks = self.problem.tile_graph.blocks
         bits = sum(blocks[load[0]].bits for load in self.loads[number] if load not in self.present)
         return bits / self.rates[self.core_of[number]]
 
     def _computes(self) -> list[bool]:
         """Return of each tile whether the array works on its cluster for longer than the cluster loads."""
         found: list[bool] = [False] * len(self.core_of)
-        for members in self.problem.cluster_tiles:
+        for members in self.problem.group_tiles:
             core = self.core_of[members[0]]
             on_array = (number for number in members if self.unit_of[number] % 2 == 0)
             cycles = sum(self.problem.cost(number, core).cycles for number in on_array)
             blocks = {load[0] for number in members for load in self.loads[number]}
-            loaded = sum(self.problem.cut.blocks[block].bits for block in blocks) / self.rates[core]
+            loaded = sum(self.problem.tile_graph.blocks[block].bits for block in blocks) / self.rates[core]
             for number in members:
                 found[number] = cycles > loaded
         return found
@@ -161,7 +161,7 @@ class _Expectation:
         return number
 
     def _written_bits(self, number: int) -> int:
-        return sum(self.problem.cut.blocks[block].bits for block in self.problem.cut.tiles[number].writes)
+        return sum(self.problem.tile_graph.blocks[block].bits for block in self.problem.tile_graph.tiles[number].writes)
 
     def _take(self, unit: int, now: float) -> None:
         if unit in self.busy:
@@ -193,7 +193,7 @@ class _Expectation:
             if number < len(self.start):
                 self.busy.discard(self.unit_of[number])
                 sent = self._send(number, now)
-                met = [other for other in self.problem.cut.successors[number] if other not in sent]
+                met = [other for other in self.problem.tile_graph.successors[number] if other not in sent]
                 woken = [self.unit_of[number]]
             else:
                 met, woken = [number - len(self.start)], []
@@ -208,12 +208,12 @@ class _Expectation:
 
     def _send(self, number: int, now: float) -> Collection[int]:
         """Send what a tile made to the cores of those that read it elsewhere; return them: they wait for it."""
-        cut, core = self.problem.cut, self.core_of[number]
+        tile_graph, core = self.problem.tile_graph, self.core_of[number]
         latest: dict[int, float] = {}
-        for block in cut.tiles[number].writes if cut.tiles[number].last else ():
-            if cut.blocks[block].via_dram:
+        for block in tile_graph.tiles[number].writes if tile_graph.tiles[number].last else ():
+            if tile_graph.blocks[block].via_dram:
                 continue
-            for user in cut.users[block]:
+            for user in tile_graph.users[block]:
                 if (target := self.core_of[user]) != core and (core, target) in self.problem.routes:
                     latest[user] = max(latest.get(user, 0.0), self._arrives(block, core, target, now))
         for user, arrival in latest.items():
@@ -224,7 +224,7 @@ class _Expectation:
         """Return when a block that is made now has come to another core; links carry one after the other."""
         arrival = self.arrival.get((block, target))
         if arrival is None:
-            cycles = self.problem.cut.blocks[block].bits * SHARE / self.problem.routes[core, target].demand
+            cycles = self.problem.tile_graph.blocks[block].bits * SHARE / self.problem.routes[core, target].demand
             arrival = self.arrival[block, target] = max(now, self.linked[core, target]) + cycles
             self.linked[core, target] = arrival
         return arrival
@@ -242,12 +242,12 @@ class Expected:
 
 def expected(
     problem: Problem,
-    core_of_cluster: Sequence[int],
+    core_of_group: Sequence[int],
     order: Sequence[int] | None = None,
     turns: Turns = Turns.AHEAD,
 ) -> Expected:
     """Run the tiles on these cores, each core in a topological order of the tiles; without one, in theirs."""
-    order = range(len(problem.cut.tiles)) if order is None else order
-    start, cycles = _Expectation(problem, core_of_cluster, order, turns).run()
-    phases = [tile.phase for tile in problem.cut.tiles]
+    order = range(len(problem.tile_graph.tiles)) if order is None else order
+    start, cycles = _Expectation(problem, core_of_group, order, turns).run()
+    phases = [tile.phase for tile in problem.tile_graph.tiles]
     return Expected(order=sorted(order, key=lambda tile: (phases[tile], start[tile])), cycles=cycles)

@@ -18,10 +18,10 @@ from heapq import nsmallest
 from math import inf
 from typing import NamedTuple
 
-from stream_mla.gc_pause import uncollected
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.problem import Problem
-from stream_mla.solvers.cutoff import BeatenError
+from stream_mla.solvers.cutoff import CutoffError
 
 MANY, FEW = 40, 16
 """Of more than MANY cores, only the FEW that are free first are asked, and those that have some of the data."""
@@ -82,8 +82,8 @@ class _Placement:
         self.units = [_Unit() for _ in range(2 * len(problem.cores))]
         self.carried = [0.0] * len(problem.resources)
         """Cycles that each resource needs for all traffic given out so far."""
-        self.core_of = [-1] * len(problem.cluster_tiles)
-        self.done = [0.0] * len(problem.cut.tiles)
+        self.core_of = [-1] * len(problem.group_tiles)
+        self.done = [0.0] * len(problem.tile_graph.tiles)
         self.there: dict[tuple[int, int, int], float] = {}
         """(block, core, owner) -> when it has arrived."""
         self.holders: dict[int, list[int]] = defaultdict(list)
@@ -91,15 +91,15 @@ class _Placement:
 
     def _needs(self, tile: int) -> list[_Need]:
         """What a tile reads; what goes through DRAM comes from there, after its store."""
-        cut, found = self.problem.cut, list[_Need]()
-        for block in cut.tiles[tile].reads:
-            info, maker = cut.blocks[block], cut.maker[block]
+        tile_graph, found = self.problem.tile_graph, list[_Need]()
+        for block in tile_graph.tiles[tile].reads:
+            info, maker = tile_graph.blocks[block], tile_graph.maker[block]
             made, home = 0.0, OFF_CHIP
             if maker >= 0:
-                made, home = self.done[maker], self.core_of[cut.tiles[maker].cluster]
+                made, home = self.done[maker], self.core_of[tile_graph.tiles[maker].group]
                 if info.via_dram:
                     made, home = self._through(home, OFF_CHIP, info.bits, made), OFF_CHIP
-            owner = cut.tiles[tile].cluster if info.via_dram and not info.shared else -1
+            owner = tile_graph.tiles[tile].group if info.via_dram and not info.shared else -1
             found.append(_Need(home, info.bits, -made, block, owner))
         return found
 
@@ -120,7 +120,7 @@ class _Placement:
         """When a block that is not on a core yet can be there."""
         return -need.waits if need.home == core else self._through(need.home, core, need.bits, -need.waits)
 
-    def _inputs(self, needs: Sequence[_Need], core: int, ready: float, late: float = inf) -> float:
+    def _inputs(self, needs: Sequence[_Need], core: int, ready: float, single_buffered: float = inf) -> float:
         """When all that a tile reads can be on a core, and what it waits for is done, or any time that is too late.
 
         `needs` are sorted.
@@ -136,23 +136,23 @@ class _Placement:
                 arrival = self._brought(need, core)
             if arrival > ready:
                 ready = arrival
-                if ready >= late:
+                if ready >= single_buffered:
                     break
         return ready
 
     def _asked(self, tile: int) -> Sequence[int]:
         """Cores that a tile's cluster may be given to."""
-        cores, unit = self.problem.candidates[self.problem.cut.tiles[tile].cluster], self.problem.unit(tile, 0)
+        cores, unit = self.problem.candidates[self.problem.tile_graph.tiles[tile].group], self.problem.unit(tile, 0)
         if len(cores) <= MANY:
             return cores
         least = nsmallest(FEW, cores, key=lambda core: self.units[2 * core + unit].free_at)
-        holders = {core for block in self.problem.cut.tiles[tile].reads for core in self.holders[block]}
+        holders = {core for block in self.problem.tile_graph.tiles[tile].reads for core in self.holders[block]}
         return sorted({*least, *holders.intersection(cores)})
 
     def _choose(self, tile: int, needs: Sequence[_Need], ready: float) -> int:
         """The core on which the cluster of a tile would be finished first; no other tile of it has a core yet."""
         costs, unit = self.problem.costs, self.problem.unit(tile, 0)
-        members = self.problem.cluster_tiles[self.problem.cut.tiles[tile].cluster]
+        members = self.problem.group_tiles[self.problem.tile_graph.tiles[tile].group]
         cores = self._asked(tile)
         types = {self.types[core] for core in cores}
         work = {kind: sum(costs[member][kind].cycles for member in members) for kind in types}
@@ -166,9 +166,9 @@ class _Placement:
                     best, chosen = finish, core
         return chosen
 
-    def _give(self, cluster: int, core: int) -> None:
-        self.core_of[cluster] = core
-        for member in self.problem.cluster_tiles[cluster]:
+    def _give(self, group: int, core: int) -> None:
+        self.core_of[group] = core
+        for member in self.problem.group_tiles[group]:
             self.units[self.problem.unit(member, core)].promised += self.problem.cost(member, core).cycles
 
     def _carry(self, source: int, target: int, bits: int) -> None:
@@ -190,15 +190,15 @@ class _Placement:
 
     def run(self, order: Sequence[int], limit: float) -> list[int]:
         """Give every tile, in this order, a core and a time; return the cores of the clusters."""
-        cut, problem = self.problem.cut, self.problem
+        tile_graph, problem = self.problem.tile_graph, self.problem
         for number in order:
-            tile, needs = cut.tiles[number], self._needs(number)
+            tile, needs = tile_graph.tiles[number], self._needs(number)
             in_turn = sorted(needs)
-            ready = max((self.done[before] for before in cut.predecessors[number]), default=0.0)
-            if self.core_of[tile.cluster] < 0:
-                able = problem.candidates[tile.cluster]
-                self._give(tile.cluster, able[0] if len(able) == 1 else self._choose(number, in_turn, ready))
-            core = self.core_of[tile.cluster]
+            ready = max((self.done[before] for before in tile_graph.predecessors[number]), default=0.0)
+            if self.core_of[tile.group] < 0:
+                able = problem.candidates[tile.group]
+                self._give(tile.group, able[0] if len(able) == 1 else self._choose(number, in_turn, ready))
+            core = self.core_of[tile.group]
             unit, cycles = self.units[problem.unit(number, core)], problem.cost(number, core).cycles
             start = unit.first_gap(self._inputs(in_turn, core, ready), cycles)
             for need in needs:
@@ -207,15 +207,15 @@ class _Placement:
             unit.promised -= cycles
             self.done[number] = start + cycles
             if self.done[number] > limit:
-                raise BeatenError
+                raise CutoffError
             for block in tile.writes if tile.last else ():
                 self.holders[block].append(core)
-                if cut.blocks[block].stored:
-                    self._carry(core, OFF_CHIP, cut.blocks[block].bits)
+                if tile_graph.blocks[block].stored:
+                    self._carry(core, OFF_CHIP, tile_graph.blocks[block].bits)
         return self.core_of
 
 
-@uncollected
+@gc_paused
 def placement(problem: Problem, order: Sequence[int], limit: float = inf) -> list[int]:
     """Give each cluster a core, taking the tiles in this topological order.
 

@@ -18,50 +18,54 @@ _Kind = tuple[int, float, tuple[int, ...]]
 
 
 class _Balance:
-    def __init__(self, problem: Problem, core_of_cluster: Sequence[int]) -> None:
-        self.problem, self.core_of = problem, list(core_of_cluster)
+    def __init__(self, problem: Problem, core_of_group: Sequence[int]) -> None:
+        self.problem, self.core_of = problem, list(core_of_group)
         share = problem.resources[0].capacity / max(1, len(list(problem.accelerator.array_cores())))
         self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
         self.arrays = np.zeros(len(problem.cores))
         self.loads = np.zeros(len(problem.cores))
         self.movable: list[dict[_Kind, list[int]]] = [defaultdict(list) for _ in problem.cores]
         shared: set[tuple[int, int]] = set()
-        for cluster, core in enumerate(self.core_of):
-            kind = self._kind(cluster)
+        for group, core in enumerate(self.core_of):
+            kind = self._kind(group)
             self._give(kind, core, 1)
-            if kind[2] and self._is_apart(cluster):
-                self.movable[core][kind].append(cluster)
-            shared |= {(block, core) for block in self._loaded(cluster, shared=True)}
+            if kind[2] and self._is_apart(group):
+                self.movable[core][kind].append(group)
+            shared |= {(block, core) for block in self._loaded(group, shared=True)}
         for block, core in shared:
-            self.loads[core] += problem.cut.blocks[block].bits / self.rates[core]
+            self.loads[core] += problem.tile_graph.blocks[block].bits / self.rates[core]
 
-    def _loaded(self, cluster: int, *, shared: bool) -> set[int]:
+    def _loaded(self, group: int, *, shared: bool) -> set[int]:
         """Blocks that a cluster loads, for itself or for its whole core."""
-        cut = self.problem.cut
-        reads = {block for tile in self.problem.cluster_tiles[cluster] for block in cut.tiles[tile].reads}
-        return {block for block in reads if cut.blocks[block].via_dram and cut.blocks[block].shared is shared}
+        tile_graph = self.problem.tile_graph
+        reads = {block for tile in self.problem.group_tiles[group] for block in tile_graph.tiles[tile].reads}
+        return {
+            block for block in reads if tile_graph.blocks[block].via_dram and tile_graph.blocks[block].shared is shared
+        }
 
-    def _kind(self, cluster: int) -> _Kind:
-        problem, core = self.problem, self.core_of[cluster]
-        on_array = (tile for tile in problem.cluster_tiles[cluster] if problem.unit(tile, core) % 2 == 0)
-        bits = sum(problem.cut.blocks[block].bits for block in self._loaded(cluster, shared=False))
+    def _kind(self, group: int) -> _Kind:
+        problem, core = self.problem, self.core_of[group]
+        on_array = (tile for tile in problem.group_tiles[group] if problem.unit(tile, core) % 2 == 0)
+        bits = sum(problem.tile_graph.blocks[block].bits for block in self._loaded(group, shared=False))
         name = problem.cores[core].type.name
-        alike = tuple(n for n in problem.candidates[cluster] if problem.cores[n].type.name == name)
+        alike = tuple(n for n in problem.candidates[group] if problem.cores[n].type.name == name)
         cycles = sum(problem.cost(tile, core).cycles for tile in on_array)
         return cycles, bits / self.rates[core], alike
 
-    def _is_apart(self, cluster: int) -> bool:
+    def _is_apart(self, group: int) -> bool:
         """Whether all that a cluster has from others, and gives to others, passes the DRAM."""
-        cut = self.problem.cut
+        tile_graph = self.problem.tile_graph
 
         def is_inside(block: int) -> bool:
             """Whether no other cluster has to do with a block."""
-            makers = () if cut.maker[block] < 0 else (cut.maker[block],)
-            return all(cut.tiles[tile].cluster == cluster for tile in (*makers, *cut.users[block]))
+            makers = () if tile_graph.maker[block] < 0 else (tile_graph.maker[block],)
+            return all(tile_graph.tiles[tile].group == group for tile in (*makers, *tile_graph.users[block]))
 
-        members = self.problem.cluster_tiles[cluster]
-        blocks = {block for tile in members for block in (*cut.tiles[tile].reads, *cut.tiles[tile].writes)}
-        return all(cut.blocks[block].via_dram or is_inside(block) for block in blocks)
+        members = self.problem.group_tiles[group]
+        blocks = {
+            block for tile in members for block in (*tile_graph.tiles[tile].reads, *tile_graph.tiles[tile].writes)
+        }
+        return all(tile_graph.blocks[block].via_dram or is_inside(block) for block in blocks)
 
     def _give(self, kind: _Kind, core: int, times: int) -> None:
         self.arrays[core] += times * kind[0]
@@ -73,10 +77,10 @@ class _Balance:
             total = np.maximum(self.arrays, self.loads)
             busiest = int(np.argmax(total))
             found: list[tuple[float, int, _Kind]] = []
-            for kind, clusters in self.movable[busiest].items():
+            for kind, groups in self.movable[busiest].items():
                 cycles, loads, cores = kind
                 others = np.array([core for core in cores if core != busiest])
-                if not clusters or not len(others):
+                if not groups or not len(others):
                     continue
                 after = np.maximum(self.arrays[others] + cycles, self.loads[others] + loads)
                 left = max(self.arrays[busiest] - cycles, self.loads[busiest] - loads)
@@ -84,13 +88,13 @@ class _Balance:
             if not found or min(found)[0] >= total[busiest]:
                 return self.core_of
             _, core, kind = min(found)
-            cluster = self.movable[busiest][kind].pop()
-            self.core_of[cluster] = core
+            group = self.movable[busiest][kind].pop()
+            self.core_of[group] = core
             self._give(kind, busiest, -1)
             self._give(kind, core, 1)
-            self.movable[core][kind].append(cluster)
+            self.movable[core][kind].append(group)
 
 
-def balanced(problem: Problem, core_of_cluster: Sequence[int]) -> list[int]:
+def balanced(problem: Problem, core_of_group: Sequence[int]) -> list[int]:
     """Return the assignment with less to do for the busiest core, if moving clusters helps."""
-    return _Balance(problem, core_of_cluster).run()
+    return _Balance(problem, core_of_group).run()

@@ -22,22 +22,22 @@ def _mean(routes: Collection[Route]) -> tuple[float, float]:
 
 def upward_ranks(problem: Problem) -> list[float]:
     """Return the rank of each tile; a tile always has a larger one than the tiles that need it."""
-    cut, routes = problem.cut, problem.routes
+    tile_graph, routes = problem.tile_graph, problem.routes
     per_bit, latency = _mean([route for places, route in routes.items() if OFF_CHIP not in places])
     load, load_latency = _mean([route for (source, _), route in routes.items() if source == OFF_CHIP])
     store, store_latency = _mean([route for (_, target), route in routes.items() if target == OFF_CHIP])
-    after = [0.0] * len(cut.tiles)
+    after = [0.0] * len(tile_graph.tiles)
     """Longest time from the end of each tile."""
-    ranks = [0.0] * len(cut.tiles)
-    for number in reversed(range(len(cut.tiles))):  # tiles stand after those they need
+    ranks = [0.0] * len(tile_graph.tiles)
+    for number in reversed(range(len(tile_graph.tiles))):  # tiles stand after those they need
         costs = problem.costs[number].values()
         ranks[number] = after[number] + sum(cost.cycles for cost in costs) / len(costs)
-        for before in cut.predecessors[number]:
+        for before in tile_graph.predecessors[number]:
             after[before] = max(after[before], ranks[number])
         sent: dict[int, float] = {}
         """Cycles of all that each maker sends to this tile."""
-        for block in cut.tiles[number].reads:
-            info, maker = cut.blocks[block], cut.maker[block]
+        for block in tile_graph.tiles[number].reads:
+            info, maker = tile_graph.blocks[block], tile_graph.maker[block]
             if maker >= 0:
                 cycles = info.bits * per_bit + latency
                 if info.via_dram:
@@ -50,8 +50,8 @@ def upward_ranks(problem: Problem) -> list[float]:
 
 def in_precedence(problem: Problem, keys: Sequence[float]) -> list[int]:
     """Phase by phase the tiles with the smallest keys first, none before those it needs; ties in tile order."""
-    phases, successors = [tile.phase for tile in problem.cut.tiles], problem.cut.successors
-    waiting = [len(before) for before in problem.cut.predecessors]
+    phases, successors = [tile.phase for tile in problem.tile_graph.tiles], problem.tile_graph.successors
+    waiting = [len(before) for before in problem.tile_graph.predecessors]
     ready = [(phases[number], keys[number], number) for number, count in enumerate(waiting) if not count]
     heapq.heapify(ready)
     order: list[int] = []
@@ -70,15 +70,15 @@ def rank_order(problem: Problem) -> list[int]:
     return in_precedence(problem, [-round(rank, 6) for rank in upward_ranks(problem)])
 
 
-def stages(cut: TileGraph) -> dict[str, int]:
+def stages(tile_graph: TileGraph) -> dict[str, int]:
     """Number the stage of each operator: the most stages that must come before."""
-    joined = cut.graph.local | cut.tiling.local | cut.tiling.inline
-    operator_of = [tile.operator for tile in cut.tiles]
-    made = [operator_of[maker] if maker >= 0 else "" for maker in cut.maker]
-    joins = [block.tensor in joined for block in cut.blocks]
+    joined = tile_graph.graph.local | tile_graph.tiling.local | tile_graph.tiling.inline
+    operator_of = [tile.operator for tile in tile_graph.tiles]
+    made = [operator_of[maker] if maker >= 0 else "" for maker in tile_graph.maker]
+    joins = [block.tensor in joined for block in tile_graph.blocks]
     pairs = {
         (made[block], operator_of[user], joins[block]): None
-        for block, users in enumerate(cut.users)
+        for block, users in enumerate(tile_graph.users)
         if made[block]
         for user in users
     }
@@ -96,8 +96,8 @@ def stages(cut: TileGraph) -> dict[str, int]:
     return number
 
 
-def stage_order(cut: TileGraph) -> list[int]:
+def stage_order(tile_graph: TileGraph) -> list[int]:
     """Return the tiles stage by stage within each phase, and within a stage in their order."""
-    stage = stages(cut)
-    keys = [(tile.phase, stage[tile.operator]) for tile in cut.tiles]
+    stage = stages(tile_graph)
+    keys = [(tile.phase, stage[tile.operator]) for tile in tile_graph.tiles]
     return sorted(range(len(keys)), key=keys.__getitem__)

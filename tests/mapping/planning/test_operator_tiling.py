@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stream_mla.hardware.accelerator import VectorUnit
-from stream_mla.mapping.planning.analytical_model import Setting, Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.analytical_model import Setting, Spill, Strategy, estimate_machine, scaled_setting
 from stream_mla.mapping.planning.attention_tiling import EXPANDED, cut_attention
 from stream_mla.mapping.planning.operator_tiling import cut_composite, cut_contraction, outer_cut
 from stream_mla.workload.lowering.attention import lower
@@ -13,7 +13,7 @@ from stream_mla.workload.operator_graph import OperatorGraph
 from tests.helpers import core_type, grouped, latent, machine, workload
 
 MLA = lower(workload(latent()), "mla_absorbed")
-SPILL = Way(spill=Spill.LARGE, inline=frozenset(), sharing=True)
+SPILL = Strategy(spill=Spill.LARGE, inline=frozenset(), sharing=True)
 
 
 def _tight(graph: OperatorGraph, budget_bits: int, *, cores: int = 1, **forced: int) -> Setting:
@@ -153,8 +153,8 @@ def test_heads_with_keys_of_their_own_are_cut_for_free() -> None:
     # 2 x (7 x 6 + 2 x 4) operations of softmax on 8 lanes
     graph = lower(workload(grouped(kv_heads=2, heads=2)), "mha")
     operators = {operator.name: operator for operator in graph.operators}
-    cut = cut_attention(_tight(graph, 1300, cores=2, parts=1), operators)
-    assert cut.sizes == {"g": 1, "b": 1, "k": 6}
+    tile_graph = cut_attention(_tight(graph, 1300, cores=2, parts=1), operators)
+    assert tile_graph.sizes == {"g": 1, "b": 1, "k": 6}
 
 
 @pytest.mark.parametrize(

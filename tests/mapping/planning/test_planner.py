@@ -15,11 +15,17 @@ from stream_mla.frontends import catalog
 from stream_mla.hardware.accelerator import CoreType, Dataflow, Delivery, OperandPrecision
 from stream_mla.hardware.core_cost import Objective, gemm_cost
 from stream_mla.hardware.work import Gemm
-from stream_mla.mapping.planning.analytical_model import Candidates, Spill, Way, estimate_machine, scaled_setting
+from stream_mla.mapping.planning.analytical_model import (
+    CandidateSizes,
+    Spill,
+    Strategy,
+    estimate_machine,
+    scaled_setting,
+)
 from stream_mla.mapping.planning.attention_tiling import streamed_bits
 from stream_mla.mapping.planning.candidate_sizes import Numbers, combine, group_choices, nested_size, piece_sizes
-from stream_mla.mapping.planning.memory_footprint import fullest
-from stream_mla.mapping.planning.planner import ATTENTION, plans
+from stream_mla.mapping.planning.memory_footprint import peak_occupancy
+from stream_mla.mapping.planning.planner import ATTENTION, candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tiler import tile
@@ -40,7 +46,7 @@ from tests.helpers import (
 )
 
 FREE = POLICIES["free"]
-SPILL = Way(spill=Spill.LARGE, inline=frozenset(), sharing=True)
+SPILL = Strategy(spill=Spill.LARGE, inline=frozenset(), sharing=True)
 
 MLA = lower(workload(latent()), "mla_absorbed")
 SHARE = 0.55
@@ -48,7 +54,7 @@ SHARE = 0.55
 
 
 def _first(graph: OperatorGraph, *types: CoreType, **forced: int) -> Tiling:
-    return next(iter(plans(graph, machine(*types), forced, FREE)))
+    return next(iter(candidate_tilings(graph, machine(*types), forced, FREE)))
 
 
 def _numbers(*values: int) -> Numbers:
@@ -178,11 +184,11 @@ def test_a_tile_costs_a_share_of_what_takes_longest() -> None:
 
 def test_small_tensors_are_loaded_once_per_core_if_loads_are_shared() -> None:
     estimate = estimate_machine(machine(*[core_type(sram_bits=1000)] * 2))
-    again, clusters = _numbers(3, 3), _numbers(1, 5)
+    again, groups = _numbers(3, 3), _numbers(1, 5)
 
     def loads(tensor: str, *, sharing: bool) -> list[float]:
         setting = scaled_setting(MLA, estimate, {}, 1, replace(SPILL, sharing=sharing))
-        return setting.loads_bits(tensor, again, clusters).tolist()
+        return setting.loads_bits(tensor, again, groups).tolist()
 
     # a tenth of 1000 is 100: x has 56, w_o 672; one cluster, or five on two cores
     assert loads("x", sharing=True) == [56, 2 * 56]
@@ -198,14 +204,14 @@ def test_attention_needs_arrays_and_vector_units(kind: CoreType) -> None:
         _first(MLA, kind)
 
 
-def _candidates(*fits: bool) -> Candidates:
-    return Candidates(
+def _candidates(*fits: bool) -> CandidateSizes:
+    return CandidateSizes(
         traffic_bits=_numbers(160, 160, 320),
         compute_cycles=np.array([4.0, 8.0, 0.0]),
         tile_bits=_numbers(160, 32, 16),
         tile_cycles=np.array([4.0, 2.0, 0.0]),
         tiles=_numbers(1, 4, 1),
-        clusters=_numbers(1, 1, 1),
+        groups=_numbers(1, 1, 1),
         footprint_bits=_numbers(30, 20, 10),
         fits=np.array(fits),
     )
@@ -224,10 +230,10 @@ def test_the_cheapest_that_fits_is_chosen_else_the_smallest() -> None:
 def test_what_lies_on_one_core_loads_through_one_port() -> None:
     """Ports of 8 on a bus of 16: 160 bit take 20 cycles, or 10 where two cores load side by side."""
 
-    def best(*clusters: int) -> int:
+    def best(*groups: int) -> int:
         links = [bus("dram", "core0", "core1", bandwidth=16, port=8)]
         setting = scaled_setting(MLA, estimate_machine(machine(core_type(), core_type(), links=links)), {}, 1, SPILL)
-        candidates = replace(_candidates(True, True, True), clusters=_numbers(*clusters))
+        candidates = replace(_candidates(True, True, True), groups=_numbers(*groups))
         return replace(setting, tile_price_cycles=0).best(candidates)
 
     # 10 + 8/4 + 2 + 2 = 16, or 20 + 8/4 + 4 = 26; the others 25 or 35, and 20 + 1 = 21 or 41
@@ -243,7 +249,7 @@ def _deepseek() -> tuple[OperatorGraph, Tiling, float]:
     model = catalog.load_model("deepseek_v3")
     step = Workload(model=model, batch=1, query_tokens=1, cached_tokens=4096, precision=BYTES)
     graph = lower(step, "mla_absorbed")
-    tiling = next(iter(plans(graph, catalog.load_accelerator("flat_cloud"), {}, FREE)))
+    tiling = next(iter(candidate_tilings(graph, catalog.load_accelerator("flat_cloud"), {}, FREE)))
     return graph, tiling, SHARE * 32 * 2**20 * 8
 
 
@@ -282,7 +288,9 @@ def _tile_footprints_bits(graph: OperatorGraph, tiling: Tiling) -> list[int]:
 @settings(max_examples=40, deadline=None)
 def test_every_plan_fits_and_none_comes_twice(graph: OperatorGraph, sram_bits: int) -> None:
     # the smallest pieces, 2 x 2 x 2 elements with sums, take 256 bit, less than 0.55 x 0.1 x 5000
-    found = list(plans(graph, machine(core_type(sram_bits=sram_bits), core_type(sram_bits=sram_bits)), {}, FREE))
+    found = list(
+        candidate_tilings(graph, machine(core_type(sram_bits=sram_bits), core_type(sram_bits=sram_bits)), {}, FREE)
+    )
     assert not any(tiling in found[:number] for number, tiling in enumerate(found))
     for tiling in found:
         assert max(_tile_footprints_bits(graph, tiling)) <= SHARE * sram_bits
@@ -293,7 +301,7 @@ def test_every_plan_fits_and_none_comes_twice(graph: OperatorGraph, sram_bits: i
 def test_heads_are_cut_before_tokens(scheme: str, sram_bits: int) -> None:
     tokens = 64
     graph = lower(workload(latent(heads=8), query_tokens=tokens), scheme)
-    for tiling in plans(graph, machine(core_type(sram_bits=sram_bits)), {}, FREE):
+    for tiling in candidate_tilings(graph, machine(core_type(sram_bits=sram_bits)), {}, FREE):
         sizes = tiling.sizes["scores"]
         assert sizes.get("q", tokens) == tokens or sizes["h"] == 1
 
@@ -331,7 +339,7 @@ def test_no_piece_of_softmax_reaches_over_two_tiles_of_the_products(sram_bits: i
     graph = lower(workload(latent(heads=6), query_tokens=tokens, cached_tokens=14), "mla_absorbed")
     vector = core_type("vector", array=False, sram_bits=sram_bits)
     array = core_type("array", vector=False, sram_bits=40_000)
-    for tiling in plans(graph, machine(array, array, vector), {}, FREE):
+    for tiling in candidate_tilings(graph, machine(array, array, vector), {}, FREE):
         products, softmax = tiling.sizes["scores"], tiling.sizes["softmax"]
         assert products.get("h", 6) % softmax.get("h", 6) == 0
         assert products.get("q", tokens) in (tokens, softmax["q"] * (products.get("q", tokens) // softmax["q"]))
@@ -367,12 +375,12 @@ def test_what_finds_no_room_to_wait_is_spilled_alone() -> None:
     """Tilings between those that spill all that is large and those that keep all."""
     graph = lower(workload(latent(heads=8), query_tokens=64), "mla_absorbed")
     accelerator = machine(core_type(sram_bits=60_000), core_type(sram_bits=60_000))
-    found = list(plans(graph, accelerator, {}, FREE))
+    found = list(candidate_tilings(graph, accelerator, {}, FREE))
     most = max((tiling.spilled for tiling in found), key=len)
     between = [tiling for tiling in found if tiling.spilled and tiling.spilled < most]
     assert between
-    assert min(fullest(graph, accelerator, tiling) for tiling in between) <= 0.75
-    assert any(not tiling.spilled and fullest(graph, accelerator, tiling) > 1 for tiling in found)
+    assert min(peak_occupancy(graph, accelerator, tiling) for tiling in between) <= 0.75
+    assert any(not tiling.spilled and peak_occupancy(graph, accelerator, tiling) > 1 for tiling in found)
 
 
 def test_keys_stay_for_all_query_tokens_of_their_head_where_they_fit() -> None:
@@ -383,7 +391,7 @@ def test_keys_stay_for_all_query_tokens_of_their_head_where_they_fit() -> None:
     tiling = _first(graph, core_type(sram_bits=16_000))
     assert (tiling.sizes["scores"]["q"] < 64, tiling.together) == (True, reads)
     assert _first(graph, core_type(sram_bits=6_000)).together == frozenset()
-    once = next(iter(plans(graph, machine(core_type(sram_bits=16_000)), {}, replace(FREE, sharing=False))))
+    once = next(iter(candidate_tilings(graph, machine(core_type(sram_bits=16_000)), {}, replace(FREE, sharing=False))))
     assert once.together == frozenset()
 
 
@@ -391,7 +399,7 @@ def test_keys_stay_for_all_query_tokens_of_their_head_where_they_fit() -> None:
 def test_forced_sizes_are_taken_as_given(scheme: str) -> None:
     graph = lower(workload(latent(heads=3)), scheme)
     # 6 keys in 2 parts of 3
-    for tiling in plans(graph, machine(core_type(), core_type()), {"h": 2, "k": 2, "parts": 2}, FREE):
+    for tiling in candidate_tilings(graph, machine(core_type(), core_type()), {"h": 2, "k": 2, "parts": 2}, FREE):
         assert tiling.parts == 2
         for operator in graph.operators:
             forced = {index: 2 for index in ("h", "k") if index in operator.indices}
@@ -400,7 +408,7 @@ def test_forced_sizes_are_taken_as_given(scheme: str) -> None:
 
 def test_forced_groups_and_requests_are_taken_as_given() -> None:
     graph = lower(workload(grouped(kv_heads=2, heads=4), batch=3), "mha")
-    for tiling in plans(graph, machine(core_type()), {"g": 1, "b": 2}, FREE):
+    for tiling in candidate_tilings(graph, machine(core_type()), {"g": 1, "b": 2}, FREE):
         assert all(tiling.sizes[name]["g"] == 1 for name in ("query", "scores", "softmax", "attend", "merge"))
         assert all(tiling.sizes[name]["b"] == 2 for name in ("query", "scores", "softmax", "attend", "merge", "out"))
 
@@ -411,7 +419,7 @@ def test_parts_are_no_more_than_keys() -> None:
 
 def test_the_composite_is_cut_like_its_user() -> None:
     graph = lower(workload(latent(heads=8), query_tokens=64), "mla_rc")
-    for tiling in plans(graph, machine(core_type(sram_bits=5000)), {}, FREE):
+    for tiling in candidate_tilings(graph, machine(core_type(sram_bits=5000)), {}, FREE):
         made, used = (dict(tiling.sizes[name]) for name in ("composite", "query_absorbed"))
         assert made
         assert made == {index: size for index, size in used.items() if index not in ("b", "q")}
@@ -426,13 +434,13 @@ def _inner(graph: OperatorGraph) -> set[str]:
 def test_cores_that_are_not_joined_exchange_everything_through_dram(scheme: str, parts: int) -> None:
     graph = lower(workload(latent()), scheme)
     links = [wire("dram", name, name=name) for name in ("core0", "core1")]
-    for tiling in plans(graph, machine(core_type(), core_type(), links=links), {"parts": parts}, FREE):
+    for tiling in candidate_tilings(graph, machine(core_type(), core_type(), links=links), {"parts": parts}, FREE):
         assert tiling.spilled == _inner(graph) - tiling.local
         assert ("context_part" in tiling.local) == (parts == 1)
 
 
 def test_large_activations_are_spilled_first_and_kept_in_later_plans() -> None:
-    found = list(islice(plans(MLA, machine(core_type(sram_bits=800)), {}, FREE), 2))
+    found = list(islice(candidate_tilings(MLA, machine(core_type(sram_bits=800)), {}, FREE), 2))
     # a tenth of 800 is 80 bit: query_full 2 x 7 x 8 = 112, query 2 x 3 x 8 = 48, context 2 x 5 x 8 = 80,
     # head_out 2 x 6 x 8 = 96; the parts of the context are merged where they are made
     assert [sorted(tiling.spilled) for tiling in found] == [["head_out", "query_full"], []]
@@ -456,7 +464,7 @@ def test_a_context_of_one_part_reaches_a_separate_vector_unit() -> None:
     assert not context & (tiling := _first(MLA, *kinds, parts=1)).spilled
     assert not context & tiling.local
     links = [wire("dram", name, name=name) for name in ("core0", "core1")]
-    assert context <= next(iter(plans(MLA, machine(*kinds, links=links), {"parts": 1}, FREE))).spilled
+    assert context <= next(iter(candidate_tilings(MLA, machine(*kinds, links=links), {"parts": 1}, FREE))).spilled
 
 
 def test_scores_leave_an_array_without_a_vector_unit() -> None:
@@ -476,9 +484,9 @@ def test_small_tensors_are_shared() -> None:
 
 def test_chains_wait_early_where_their_sums_are_small() -> None:
     # a tenth of 1600 is 160 bit, 5 sums of 32 bit: q_latent has 4, kv_latent 5, query 6
-    early = _first(MLA, core_type(sram_bits=1600)).early
+    eager = _first(MLA, core_type(sram_bits=1600)).eager
     contractions = {operator.name for operator in MLA.operators if operator.kind in CONTRACTIONS}
     sums = {o.name: prod(MLA.tensors[o.outputs[0].tensor].shape) for o in MLA.operators if o.name in contractions}
-    assert {name: sums[name] for name in early & contractions} == {
+    assert {name: sums[name] for name in eager & contractions} == {
         "q_latent": 4, "kv_latent": 5, "key_rope_raw": 2, "query_rope_raw": 4,
     }  # fmt: skip

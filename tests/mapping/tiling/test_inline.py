@@ -8,7 +8,7 @@ import pytest
 
 from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.mapping.planning.attention_tiling import EXPANDED
-from stream_mla.mapping.planning.planner import plans
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.interpreter import execute
 from stream_mla.mapping.tiling.tile_graph import Tiling
@@ -28,11 +28,11 @@ INLINE = frozenset(EXPANDED)
 def _plan(*, sharing: bool = True, **forced: int) -> Tiling:
     policy = replace(FREE, sharing=sharing)
     small = core_type(sram_bits=3300)  # a tenth is less than the cache of 336
-    return next(iter(plans(NAIVE, machine(small, small), forced, policy)))
+    return next(iter(candidate_tilings(NAIVE, machine(small, small), forced, policy)))
 
 
 def test_chunk_by_chunk_comes_first_where_the_cache_is_expanded() -> None:
-    found = list(plans(NAIVE, machine(core_type(sram_bits=4000)), {}, FREE))
+    found = list(candidate_tilings(NAIVE, machine(core_type(sram_bits=4000)), {}, FREE))
     ways = [tiling.inline for tiling in found]
     assert ways[0] == INLINE
     assert frozenset[str]() in ways
@@ -40,10 +40,10 @@ def test_chunk_by_chunk_comes_first_where_the_cache_is_expanded() -> None:
         assert tiling.inline <= tiling.local
         assert not tiling.inline & tiling.spilled
         for name in tiling.inline:
-            cut = {index: tiling.sizes["scores"].get(index) for index in ("b", "h", "k")}
-            assert {index: tiling.sizes[name].get(index) for index in ("b", "h", "k")} == cut
+            tile_graph = {index: tiling.sizes["scores"].get(index) for index in ("b", "h", "k")}
+            assert {index: tiling.sizes[name].get(index) for index in ("b", "h", "k")} == tile_graph
     absorbed = lower(workload(latent()), "mla_absorbed")
-    assert not any(tiling.inline for tiling in plans(absorbed, machine(core_type()), {}, FREE))
+    assert not any(tiling.inline for tiling in candidate_tilings(absorbed, machine(core_type()), {}, FREE))
 
 
 @pytest.mark.parametrize("query_tokens", [1, 5])
@@ -54,7 +54,7 @@ def test_inline_tilings_compute_what_the_uncut_layer_computes(forced: dict[str, 
     roles = (Role.INPUT, Role.WEIGHT, Role.CACHE)
     given = {name: rng.normal(size=t.shape) / 3 for name, t in graph.tensors.items() if t.role in roles}
     whole = execute(tile(graph, uncut(graph.local)), given)["y"]
-    found = [p for p in plans(graph, machine(*[core_type(sram_bits=8000)] * 2), forced, FREE) if p.inline]
+    found = [p for p in candidate_tilings(graph, machine(*[core_type(sram_bits=8000)] * 2), forced, FREE) if p.inline]
     assert found
     for tiling in found:
         np.testing.assert_allclose(execute(tile(graph, tiling), given)["y"], whole, rtol=1e-9, atol=1e-9)
@@ -71,14 +71,14 @@ def test_a_chunk_is_used_before_the_next_one_is_expanded() -> None:
 def _loads_bits(tiling: Tiling, *cores_of_attention: int) -> dict[str, int]:
     """Bits of each tensor that are loaded; the clusters that attend lie on these cores, the others on core0."""
     problem = small_problem(NAIVE, tiling, machine(core_type(), core_type()))
-    attending = list(dict.fromkeys(entry.cluster for entry in problem.cut.tiles if entry.operator == "attend"))
-    cores = [0] * len(problem.cluster_tiles)
-    for cluster, core in zip(attending, cores_of_attention, strict=True):
-        cores[cluster] = core
+    attending = list(dict.fromkeys(entry.group for entry in problem.tile_graph.tiles if entry.operator == "attend"))
+    cores = [0] * len(problem.group_tiles)
+    for group, core in zip(attending, cores_of_attention, strict=True):
+        cores[group] = core
     moved: dict[str, int] = defaultdict(int)
-    for move in activities(problem, cores).moves:
+    for move in activities(problem, cores).transfers:
         if move.source == OFF_CHIP:
-            block = problem.cut.blocks[move.block]
+            block = problem.tile_graph.blocks[move.block]
             moved[block.tensor] += block.bits
     schedule = greedy(problem)
     assert violations(problem, schedule) == []
@@ -117,5 +117,8 @@ def test_without_sharing_each_cluster_loads_its_weights() -> None:
 def test_weights_that_expand_are_shared_however_large_they_are() -> None:
     # a tenth of 2000 is 200 bit, less than either
     types = [core_type(sram_bits=2000)] * 2
-    shared = {tiling.inline: tiling.shared & {"w_uk", "w_uv"} for tiling in plans(NAIVE, machine(*types), {}, FREE)}
+    shared = {
+        tiling.inline: tiling.shared & {"w_uk", "w_uv"}
+        for tiling in candidate_tilings(NAIVE, machine(*types), {}, FREE)
+    }
     assert shared == {INLINE: {"w_uk", "w_uv"}, frozenset(): frozenset()}

@@ -34,88 +34,94 @@ def _meet(first: tuple[Interval, ...], second: tuple[Interval, ...]) -> bool:
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_blocks_partition_their_tensor(cut: TileGraph) -> None:
+def test_blocks_partition_their_tensor(tile_graph: TileGraph) -> None:
     blocks: dict[str, list[tuple[Interval, ...]]] = defaultdict(list)
-    for block in cut.blocks:
+    for block in tile_graph.blocks:
         blocks[block.tensor].append(block.box)
     for name, boxes in blocks.items():
         elements = [prod(high - low for low, high in box) for box in boxes]
         assert min(elements) > 0
-        assert sum(elements) == prod(cut.shapes[name])
+        assert sum(elements) == prod(tile_graph.shapes[name])
         assert not any(_meet(a, b) for a, b in combinations(boxes, 2))
-        width = cut.graph.tensors[name].element_bits
-        assert [b.bits for b in cut.blocks if b.tensor == name] == [width * count for count in elements]
+        width = tile_graph.graph.tensors[name].element_bits
+        assert [b.bits for b in tile_graph.blocks if b.tensor == name] == [width * count for count in elements]
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_tiles_conserve_macs_and_outputs(cut: TileGraph) -> None:
-    for operator in cut.graph.operators:
-        tiles = [entry for entry in cut.tiles if entry.operator == operator.name]
+def test_tiles_conserve_macs_and_outputs(tile_graph: TileGraph) -> None:
+    for operator in tile_graph.graph.operators:
+        tiles = [entry for entry in tile_graph.tiles if entry.operator == operator.name]
         if operator.kind in CONTRACTIONS:
             macs = [entry.work.macs for entry in tiles if isinstance(entry.work, Gemm)]
-            assert sum(macs) == cut.graph.macs(operator)
+            assert sum(macs) == tile_graph.graph.macs(operator)
         else:
             assert all(isinstance(entry.work, VectorWork) for entry in tiles)
         for operand in operator.outputs:
             if any(index in COUNTERS for index in operand.indices):
-                expected = cut.graph.tensors[operand.tensor].element_bits * prod(cut.shapes[operand.tensor])
+                expected = tile_graph.graph.tensors[operand.tensor].element_bits * prod(
+                    tile_graph.shapes[operand.tensor]
+                )
             else:
-                expected = cut.graph.operand_bits(operand)
-            written = {n for entry in tiles for n in entry.writes if cut.blocks[n].tensor == operand.tensor}
-            assert sum(cut.blocks[n].bits for n in written) == expected
+                expected = tile_graph.graph.operand_bits(operand)
+            written = {n for entry in tiles for n in entry.writes if tile_graph.blocks[n].tensor == operand.tensor}
+            assert sum(tile_graph.blocks[n].bits for n in written) == expected
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_tiles_of_an_operator_fill_it_without_overlap(cut: TileGraph) -> None:
-    for operator in cut.graph.operators:
+def test_tiles_of_an_operator_fill_it_without_overlap(tile_graph: TileGraph) -> None:
+    for operator in tile_graph.graph.operators:
         axes = [index for index in operator.indices if index not in COUNTERS]
-        boxes = [tuple(e.box[index] for index in axes) for e in cut.tiles if e.operator == operator.name]
-        assert sum(prod(high - low for low, high in box) for box in boxes) == prod(cut.graph.extents[i] for i in axes)
+        boxes = [tuple(e.box[index] for index in axes) for e in tile_graph.tiles if e.operator == operator.name]
+        assert sum(prod(high - low for low, high in box) for box in boxes) == prod(
+            tile_graph.graph.extents[i] for i in axes
+        )
         assert not any(_meet(a, b) for a, b in combinations(boxes, 2))
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_every_block_has_one_chain_or_is_born_in_dram(cut: TileGraph) -> None:
+def test_every_block_has_one_chain_or_is_born_in_dram(tile_graph: TileGraph) -> None:
     chains: dict[int, set[int]] = defaultdict(set)
-    for entry in cut.tiles:
+    for entry in tile_graph.tiles:
         for number in entry.writes:
             chains[number].add(entry.chain)
-    for number, block in enumerate(cut.blocks):
+    for number, block in enumerate(tile_graph.blocks):
         assert len(chains[number]) == (0 if block.born_in_dram else 1), block.name
-        role = cut.graph.tensors[block.tensor].role
+        role = tile_graph.graph.tensors[block.tensor].role
         if role in (Role.INPUT, Role.WEIGHT):
             assert block.born_in_dram
-        makers = [n for n, entry in enumerate(cut.tiles) if number in entry.writes and entry.last]
-        assert makers == ([] if block.born_in_dram else [cut.maker[number]])
-        assert (cut.maker[number] == -1) == block.born_in_dram
-        assert cut.users[number] == tuple(n for n, entry in enumerate(cut.tiles) if number in entry.reads)
-        assert block.via_dram == (role in (Role.INPUT, Role.WEIGHT, Role.CACHE) or block.tensor in cut.tiling.spilled)
-        assert block.stored == (
-            not block.born_in_dram and (role in (Role.CACHE, Role.OUTPUT) or block.tensor in cut.tiling.spilled)
+        makers = [n for n, entry in enumerate(tile_graph.tiles) if number in entry.writes and entry.last]
+        assert makers == ([] if block.born_in_dram else [tile_graph.maker[number]])
+        assert (tile_graph.maker[number] == -1) == block.born_in_dram
+        assert tile_graph.users[number] == tuple(n for n, entry in enumerate(tile_graph.tiles) if number in entry.reads)
+        assert block.via_dram == (
+            role in (Role.INPUT, Role.WEIGHT, Role.CACHE) or block.tensor in tile_graph.tiling.spilled
         )
-        assert block.shared == (block.tensor in cut.tiling.shared)
+        assert block.stored == (
+            not block.born_in_dram and (role in (Role.CACHE, Role.OUTPUT) or block.tensor in tile_graph.tiling.spilled)
+        )
+        assert block.shared == (block.tensor in tile_graph.tiling.shared)
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_tiles_touch_just_the_blocks_of_their_regions(cut: TileGraph) -> None:
-    operators = {operator.name: operator for operator in cut.graph.operators}
-    for entry in cut.tiles:
+def test_tiles_touch_just_the_blocks_of_their_regions(tile_graph: TileGraph) -> None:
+    operators = {operator.name: operator for operator in tile_graph.graph.operators}
+    for entry in tile_graph.tiles:
         operator = operators[entry.operator]
         for operands, numbers in ((operator.reads, entry.reads), (operator.outputs, entry.writes)):
             touched = {
                 number
                 for operand in operands
-                for number, block in enumerate(cut.blocks)
+                for number, block in enumerate(tile_graph.blocks)
                 if block.tensor == operand.tensor and _meet(block.box, tuple(region(operand, entry.box)))
             }
             assert set(numbers) == touched
             assert len(numbers) == len(touched)
         for number in entry.writes:  # a block is never written in part
-            block = cut.blocks[number]
+            block = tile_graph.blocks[number]
             boxes = [region(operand, entry.box) for operand in operator.outputs if operand.tensor == block.tensor]
             assert any(
                 all(low <= a and b <= high for (a, b), (low, high) in zip(block.box, box, strict=True)) for box in boxes
@@ -124,72 +130,74 @@ def test_tiles_touch_just_the_blocks_of_their_regions(cut: TileGraph) -> None:
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_tiles_stand_in_an_order_in_which_they_can_run(cut: TileGraph) -> None:
+def test_tiles_stand_in_an_order_in_which_they_can_run(tile_graph: TileGraph) -> None:
     steps: Counter[int] = Counter()
     last_of: dict[int, int] = {}
-    for number, entry in enumerate(cut.tiles):
+    for number, entry in enumerate(tile_graph.tiles):
         assert entry.step == steps[entry.chain]
-        made = {cut.maker[block] for block in entry.reads} - {-1}
+        made = {tile_graph.maker[block] for block in entry.reads} - {-1}
         before = made | ({last_of[entry.chain]} if entry.step else set[int]())
-        assert cut.predecessors[number] == tuple(sorted(before))
+        assert tile_graph.predecessors[number] == tuple(sorted(before))
         assert max(before, default=-1) < number
-        assert cut.successors[number] == tuple(n for n, needed in enumerate(cut.predecessors) if number in needed)
+        assert tile_graph.successors[number] == tuple(
+            n for n, needed in enumerate(tile_graph.predecessors) if number in needed
+        )
         steps[entry.chain] += 1
         last_of[entry.chain] = number
-    assert sorted(last_of.values()) == [n for n, entry in enumerate(cut.tiles) if entry.last]
-    for entry in cut.tiles:
+    assert sorted(last_of.values()) == [n for n, entry in enumerate(tile_graph.tiles) if entry.last]
+    for entry in tile_graph.tiles:
         if isinstance(entry.work, Gemm):
-            addend = next(o.addend for o in cut.graph.operators if o.name == entry.operator)
+            addend = next(o.addend for o in tile_graph.graph.operators if o.name == entry.operator)
             assert entry.work.accumulates == (entry.step > 0 or addend is not None)
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_chains_and_clusters_run_without_a_break(cut: TileGraph) -> None:
+def test_chains_and_clusters_run_without_a_break(tile_graph: TileGraph) -> None:
     """Within a phase, and unless a chain is free to start early and no local tensor ties it to another."""
     members: dict[tuple[int, int], list[int]] = defaultdict(list)
     chains: dict[int, set[int]] = defaultdict(set)
-    for number, entry in enumerate(cut.tiles):
-        members[entry.cluster, entry.phase].append(number)
-        chains[entry.cluster].add(entry.chain)
-    for (cluster, _), numbers in members.items():
-        first = cut.tiles[numbers[0]]
-        alone = len(chains[cluster]) == 1
-        if not (alone and first.operator in cut.tiling.early):
+    for number, entry in enumerate(tile_graph.tiles):
+        members[entry.group, entry.phase].append(number)
+        chains[entry.group].add(entry.chain)
+    for (group, _), numbers in members.items():
+        first = tile_graph.tiles[numbers[0]]
+        alone = len(chains[group]) == 1
+        if not (alone and first.operator in tile_graph.tiling.eager):
             assert numbers == list(range(numbers[0], numbers[-1] + 1))
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_clusters_are_what_local_tensors_join(cut: TileGraph) -> None:
-    chains = sorted({entry.chain for entry in cut.tiles})
+def test_clusters_are_what_local_tensors_join(tile_graph: TileGraph) -> None:
+    chains = sorted({entry.chain for entry in tile_graph.tiles})
     joined = {chain: {chain} for chain in chains}
-    for number, block in enumerate(cut.blocks):
-        if block.tensor in cut.tiling.local:
+    for number, block in enumerate(tile_graph.blocks):
+        if block.tensor in tile_graph.tiling.local:
             together: set[int] = set()
-            for entry in cut.tiles:
+            for entry in tile_graph.tiles:
                 if number in (*entry.reads, *entry.writes):
                     together |= joined[entry.chain]
             for chain in together:
                 joined[chain] = together
     cluster_of: dict[int, set[int]] = defaultdict(set)
-    for entry in cut.tiles:
-        cluster_of[entry.chain].add(entry.cluster)
-    assert all(len(clusters) == 1 for clusters in cluster_of.values())
+    for entry in tile_graph.tiles:
+        cluster_of[entry.chain].add(entry.group)
+    assert all(len(groups) == 1 for groups in cluster_of.values())
     for a, b in combinations(chains, 2):
         assert (b in joined[a]) == (cluster_of[a] == cluster_of[b])
     # numbered as they are first met
-    firsts = list(dict.fromkeys(entry.cluster for entry in cut.tiles))
+    firsts = list(dict.fromkeys(entry.group for entry in tile_graph.tiles))
     assert firsts == list(range(len(firsts)))
 
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_unfinished_sums_are_held_wide(cut: TileGraph) -> None:
-    steps = Counter(entry.chain for entry in cut.tiles)
-    for number, block in enumerate(cut.blocks):
-        chain = next((entry.chain for entry in cut.tiles if number in entry.writes), None)
-        width = cut.graph.tensors[block.tensor].element_bits
+def test_unfinished_sums_are_held_wide(tile_graph: TileGraph) -> None:
+    steps = Counter(entry.chain for entry in tile_graph.tiles)
+    for number, block in enumerate(tile_graph.blocks):
+        chain = next((entry.chain for entry in tile_graph.tiles if number in entry.writes), None)
+        width = tile_graph.graph.tensors[block.tensor].element_bits
         elements = prod(high - low for low, high in block.box)
         held = max(32, width) if chain is not None and steps[chain] > 1 else width
         assert (block.bits, block.held_bits) == (elements * width, elements * held)
@@ -205,10 +213,10 @@ def _inputs(graph: OperatorGraph) -> dict[str, NDArray[np.float64]]:
 @settings(max_examples=60, deadline=None)
 def test_a_cut_layer_computes_what_the_uncut_layer_computes(data: st.DataObject) -> None:
     graph = data.draw(graphs())
-    cut = tile(graph, data.draw(tilings(graph)))
+    tile_graph = tile(graph, data.draw(tilings(graph)))
     given_arrays = _inputs(graph)
     whole = execute(tile(graph, uncut(graph.local)), given_arrays)
-    parts = execute(cut, given_arrays)
+    parts = execute(tile_graph, given_arrays)
 
     for name, tensor in graph.tensors.items():
         if tensor.role in (Role.OUTPUT, Role.CACHE):
@@ -217,14 +225,14 @@ def test_a_cut_layer_computes_what_the_uncut_layer_computes(data: st.DataObject)
 
 @given(cuts())
 @settings(max_examples=60, deadline=None)
-def test_what_may_be_cut_is_cut_as_asked(cut: TileGraph) -> None:
-    for operator in cut.graph.operators:
-        sizes = cut.tiling.sizes[operator.name]
+def test_what_may_be_cut_is_cut_as_asked(tile_graph: TileGraph) -> None:
+    for operator in tile_graph.graph.operators:
+        sizes = tile_graph.tiling.sizes[operator.name]
         for index in operator.cuttable:
             if index == "k":
                 continue
-            extent = cut.graph.extents[index]
-            found = {entry.box[index] for entry in cut.tiles if entry.operator == operator.name}
+            extent = tile_graph.graph.extents[index]
+            found = {entry.box[index] for entry in tile_graph.tiles if entry.operator == operator.name}
             assert found == set(pieces(extent, sizes.get(index, extent)))
 
 
@@ -244,8 +252,8 @@ def test_keys_are_cut_into_parts_and_parts_into_chunks() -> None:
 def test_vector_work_counts_operations_and_bits() -> None:
     """MHA of 4 heads of 4, one query against 6 keys in chunks of 4 and 2."""
     graph = lower(workload(grouped()), "mha")
-    cut = tile(graph, replace(uncut(graph.local), sizes={"softmax": {"k": 4}, "attend": {"k": 4}}))
-    work = {entry.name: entry.work for entry in cut.tiles if isinstance(entry.work, VectorWork)}
+    tile_graph = tile(graph, replace(uncut(graph.local), sizes={"softmax": {"k": 4}, "attend": {"k": 4}}))
+    work = {entry.name: entry.work for entry in tile_graph.tiles if isinstance(entry.work, VectorWork)}
 
     assert work == {
         # 3 operations for each of 4 heads x 4 elements; as many in as out
@@ -262,8 +270,8 @@ def test_vector_work_counts_operations_and_bits() -> None:
 
 def test_merge_divides_once_per_element_of_the_result() -> None:
     graph = lower(workload(grouped()), "mha")
-    cut = tile(graph, replace(uncut(graph.local), parts=3))
-    (merge,) = (entry.work for entry in cut.tiles if entry.kind is Kind.MERGE)
+    tile_graph = tile(graph, replace(uncut(graph.local), parts=3))
+    (merge,) = (entry.work for entry in tile_graph.tiles if entry.kind is Kind.MERGE)
 
     # 3 parts of 4 heads x 4 elements, 2 for each; 16 divisions; 48 sums and 3 x 4 x 2 statistics of 32 bit
     assert merge == VectorWork(operations=2 * 48 + 16, read_bits=(48 + 24) * 32, write_bits=128)
@@ -273,8 +281,8 @@ def test_gemms_have_the_sizes_of_their_box() -> None:
     """The first chunk of keys of one of two groups of 2 heads each."""
     graph = lower(workload(grouped(), batch=2, query_tokens=3), "mha")
     sizes = {name: {"g": 1, "k": 3} for name in ("scores", "softmax", "attend")}
-    cut = tile(graph, replace(uncut(graph.local), sizes=sizes))
-    work = {entry.name: entry.work for entry in cut.tiles}
+    tile_graph = tile(graph, replace(uncut(graph.local), sizes=sizes))
+    work = {entry.name: entry.work for entry in tile_graph.tiles}
 
     # batch 2 requests x 1 group; m 3 tokens x 2 heads; k 4 elements of a head
     bits = {"a_bits": 8, "b_bits": 8}
@@ -290,8 +298,8 @@ def test_gating_keeps_few_sums_unfinished_and_early_lets_them_wait() -> None:
     graph = lower(workload(grouped(heads=2, rotate=False), cached_tokens=3), "mha")
     heads = {name: {"g": 1} for name in ("scores", "softmax", "attend", "merge", "out")}
 
-    def order(early: frozenset[str]) -> list[str]:
-        names = [entry.name for entry in tile(graph, replace(uncut(graph.local), sizes=heads, early=early)).tiles]
+    def order(eager: frozenset[str]) -> list[str]:
+        names = [entry.name for entry in tile(graph, replace(uncut(graph.local), sizes=heads, eager=eager)).tiles]
         return [name for name in names if name.startswith(("merge", "out"))]
 
     assert order(frozenset()) == ["merge[g=0:1]", "merge[g=1:2]", "out[g=0:1]", "out[g=1:2]"]
@@ -304,9 +312,9 @@ def test_what_reads_the_same_keys_follows_on_one_core() -> None:
     halves = {name: {"g": 1, "q": 2} for name in ("scores", "softmax", "attend", "merge")}
 
     def scores(together: frozenset[str]) -> list[tuple[str, int]]:
-        cut = tile(graph, replace(uncut(graph.local), sizes=halves, together=together))
-        firsts = next(entry.cluster for entry in cut.tiles if entry.operator == "scores")
-        return [(entry.name, entry.cluster - firsts) for entry in cut.tiles if entry.operator == "scores"]
+        tile_graph = tile(graph, replace(uncut(graph.local), sizes=halves, together=together))
+        firsts = next(entry.group for entry in tile_graph.tiles if entry.operator == "scores")
+        return [(entry.name, entry.group - firsts) for entry in tile_graph.tiles if entry.operator == "scores"]
 
     apart = [number for _, number in scores(frozenset())]
     assert len(set(apart)) == 4
@@ -317,22 +325,24 @@ def test_what_reads_the_same_keys_follows_on_one_core() -> None:
     assert found[2][1] == found[3][1]
 
 
-def _listing(cut: TileGraph) -> str:
+def _listing(tile_graph: TileGraph) -> str:
     lines: list[str] = []
-    for entry in cut.tiles:
-        reads, writes = (", ".join(cut.blocks[n].name for n in numbers) for numbers in (entry.reads, entry.writes))
+    for entry in tile_graph.tiles:
+        reads, writes = (
+            ", ".join(tile_graph.blocks[n].name for n in numbers) for numbers in (entry.reads, entry.writes)
+        )
         work = entry.work
         size = (
             f"{work.batch} x {work.m} x {work.n} x {work.k}"
             if isinstance(work, Gemm)
             else f"{work.operations} operations"
         )
-        place = f"chain {entry.chain}.{entry.step}{'!' if entry.last else ''} cluster {entry.cluster}"
+        place = f"chain {entry.chain}.{entry.step}{'!' if entry.last else ''} cluster {entry.group}"
         lines.append(f"{entry.name}: {place}; {size}; {reads} -> {writes}")
     blocks = [
         f"{b.name}: {b.bits}/{b.held_bits} bit"
         + "".join(f" {word}" for word in ("born_in_dram", "via_dram", "stored", "shared") if getattr(b, word))
-        for b in cut.blocks
+        for b in tile_graph.blocks
     ]
     return "\n".join([*lines, "", *blocks]) + "\n"
 
@@ -341,7 +351,7 @@ def test_tiles_and_blocks_of_a_small_layer(golden: Callable[[str], None]) -> Non
     """Two heads, three cached tokens; composite by head, keys in two parts, W_o in two steps over heads."""
     graph = lower(workload(latent(rope_dim=0, norms=False), cached_tokens=3), "mla_rc")
     by_head = ("composite", "query_absorbed", "scores", "softmax", "attend", "merge", "out")
-    cut = tile(
+    tile_graph = tile(
         graph,
         Tiling(
             sizes={name: {"h": 1} for name in by_head} | {"head_out": {"c": 3}},
@@ -352,4 +362,4 @@ def test_tiles_and_blocks_of_a_small_layer(golden: Callable[[str], None]) -> Non
         ),
     )
 
-    golden(_listing(cut))
+    golden(_listing(tile_graph))

@@ -73,9 +73,9 @@ def test_what_goes_through_the_dram_is_not_sent() -> None:
     problem = _three(BUS, *WIRES)
     spilled = tuple(
         replace(entry, via_dram=True, stored=True) if entry.tensor.startswith("z") else entry
-        for entry in problem.cut.blocks
+        for entry in problem.tile_graph.blocks
     )
-    found = bounds(replace(problem, cut=replace(problem.cut, blocks=spilled))).cycles
+    found = bounds(replace(problem, tile_graph=replace(problem.tile_graph, blocks=spilled))).cycles
 
     # 240 bit of z out and in, 240 of p out
     assert (found["bus"], "memory of core2" in found) == (45, False)

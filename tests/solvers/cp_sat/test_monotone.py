@@ -112,15 +112,15 @@ def layers(draw: st.DrawFn) -> Problem:
         sizes[operator.name] = {index: -(-graph.extents[index] // 2)}
     inner = sorted(name for name, tensor in graph.tensors.items() if tensor.role is Role.ACTIVATION)
     spilled = draw(st.sets(st.sampled_from(inner), max_size=3)) - graph.local
-    cut = tile(graph, replace(uncut(graph.local), sizes=sizes, spilled=frozenset(spilled)))
-    need = max(sum(cut.blocks[b].held_bits for b in {*entry.reads, *entry.writes}) for entry in cut.tiles)
-    all_bits = sum(entry.held_bits for entry in cut.blocks)
+    tile_graph = tile(graph, replace(uncut(graph.local), sizes=sizes, spilled=frozenset(spilled)))
+    need = max(sum(tile_graph.blocks[b].held_bits for b in {*entry.reads, *entry.writes}) for entry in tile_graph.tiles)
+    all_bits = sum(entry.held_bits for entry in tile_graph.blocks)
     kind = core_type(sram_bits=need + draw(st.integers(0, all_bits - need)))
     names = [f"core{number}" for number in range(draw(st.integers(1, 2)))]
     links = [
         bus("dram", *names, bandwidth=48, port=draw(st.sampled_from((16.0, 48.0))), latency=draw(st.integers(0, 3)))
     ]
-    return price(cut, machine(*[kind] * len(names), links=links, bandwidth=48), Objective.LATENCY)
+    return price(tile_graph, machine(*[kind] * len(names), links=links, bandwidth=48), Objective.LATENCY)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -30,7 +30,7 @@ def plain(rng: random.Random) -> Problem:
     return tiny_problem(rng)
 
 
-def late(rng: random.Random) -> Problem:
+def single_buffered(rng: random.Random) -> Problem:
     return with_late_loads(tiny_problem(rng), rng)
 
 
@@ -48,7 +48,7 @@ def instances(make: Maker, count: int) -> Iterator[tuple[int, Problem, Schedule]
     while found < count:
         seed += 1
         problem = make(random.Random(seed))
-        if len(activities(problem, choices(problem)[0]).moves) + len(problem.cut.tiles) > MOST_STEPS:
+        if len(activities(problem, choices(problem)[0]).transfers) + len(problem.tile_graph.tiles) > MOST_STEPS:
             continue
         try:
             first = greedy(problem)
@@ -58,7 +58,7 @@ def instances(make: Maker, count: int) -> Iterator[tuple[int, Problem, Schedule]
         yield seed, problem, first
 
 
-@pytest.mark.parametrize(("make", "count"), [(plain, 320), (late, 120), (phased, 120), (multicast, 120)])
+@pytest.mark.parametrize(("make", "count"), [(plain, 320), (single_buffered, 120), (phased, 120), (multicast, 120)])
 def test_proven_optimum_equals_exhaustive_search(make: Maker, count: int) -> None:
     better = two_cores = together = 0
     for seed, problem, first in instances(make, count):
@@ -74,7 +74,7 @@ def test_proven_optimum_equals_exhaustive_search(make: Maker, count: int) -> Non
         assert limits.lower_bound_cycles <= optimum <= first.latency_cycles, seed
         better += optimum < first.latency_cycles
         two_cores += len({run.core for run in found.schedule.runs}) == 2
-        together += any(move.also for move in found.schedule.moves)
+        together += any(transfer.also for transfer in found.schedule.transfers)
     assert better >= count // 10, "the problems must leave the solver something to gain"
     assert two_cores >= count // 10, "the problems must make the second core worth it"
     assert together >= count // 20 or make is not multicast, "the problems must make a multicast worth it"

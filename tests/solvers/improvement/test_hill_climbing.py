@@ -11,10 +11,10 @@ from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.solvers.improvement.hill_climbing import PATIENCE, climb
 from stream_mla.solvers.improvement.local_search import Improved
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
-from tests.solvers.cp_sat.test_oracle import Maker, instances, late, multicast, phased, plain
+from tests.solvers.cp_sat.test_oracle import Maker, instances, multicast, phased, plain, single_buffered
 from tests.solvers.improvement.test_large_neighbourhood import chains, two_tiles
 
 
@@ -38,7 +38,7 @@ def test_a_better_core_is_found() -> None:
     steps = [Step(name=f"t{n}", reads=(f"w{n}",), writes=f"y{n}", cycles=100) for n in range(2)]
     blocks = [block(f"w{n}", 32, weight=True) for n in range(2)] + [block(f"y{n}", 16) for n in range(2)]
     problem = hand_problem(machine(core_type(), core_type()), blocks, steps)
-    schedule = Forward(problem, activities(problem, [0, 0])).run()
+    schedule = ListScheduler(problem, activities(problem, [0, 0])).run()
     # loads of 2 cycles each, one after the other; on one core 2..102 and 102..202, on two 2..102 and 4..104
     assert schedule.latency_cycles == 202
     found = _climbed(problem, schedule)
@@ -53,7 +53,7 @@ def test_it_ends_where_that_is_enough_or_the_time_is_over() -> None:
     assert _climbed(problem, schedule, enough=23).rounds < PATIENCE
 
 
-@pytest.mark.parametrize("make", [plain, late, phased, multicast])
+@pytest.mark.parametrize("make", [plain, single_buffered, phased, multicast])
 def test_small_problems_stay_valid_and_do_not_beat_the_optimum(make: Maker) -> None:
     for seed, problem, first in instances(make, 12):
         found = _climbed(problem, first)

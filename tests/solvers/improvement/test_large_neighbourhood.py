@@ -18,11 +18,11 @@ from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import moved, read_steps, times
 from stream_mla.solvers.improvement.large_neighbourhood import improve_windows
 from stream_mla.solvers.improvement.local_search import Improved
-from stream_mla.solvers.improvement.right_shift import postponed, put_off
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
+from stream_mla.solvers.improvement.right_shift import right_shift_times, right_shifted
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
 from tests.oracle import choices, exhaustive
-from tests.solvers.cp_sat.test_oracle import Maker, instances, late, multicast, phased, plain
+from tests.solvers.cp_sat.test_oracle import Maker, instances, multicast, phased, plain, single_buffered
 
 
 def two_tiles() -> tuple[Problem, Schedule]:
@@ -35,7 +35,7 @@ def two_tiles() -> tuple[Problem, Schedule]:
             Step(name="long", reads=("v",), writes="z", cycles=20),
         ],
     )
-    return problem, Forward(problem, activities(problem, [0, 0])).run()
+    return problem, ListScheduler(problem, activities(problem, [0, 0])).run()
 
 
 def _improved(problem: Problem, schedule: Schedule, seconds: float = 1.0, seed: int = 0) -> Improved:
@@ -69,22 +69,27 @@ def test_without_time_nothing_changes() -> None:
 
 def test_what_can_wait_is_put_off() -> None:
     problem, schedule = two_tiles()
-    later = postponed(problem, read_steps(problem, schedule), times(schedule), 0, 32)
+    later = right_shift_times(problem, read_steps(problem, schedule), times(schedule), 0, 32)
     # long ends at 32 and keeps the array from 12 on: short 11..12; v 10..12, before it w 0..10
     assert later.start.tolist() == [11, 12, 0, 10]
     # from 11 on only long starts, which cannot be put off
-    assert postponed(problem, read_steps(problem, schedule), times(schedule), 11, 32).start.tolist() == [10, 12, 0, 10]
+    assert right_shift_times(problem, read_steps(problem, schedule), times(schedule), 11, 32).start.tolist() == [
+        10,
+        12,
+        0,
+        10,
+    ]
 
 
-@pytest.mark.parametrize("make", [plain, late, phased, multicast])
+@pytest.mark.parametrize("make", [plain, single_buffered, phased, multicast])
 def test_small_problems_stay_valid_and_do_not_beat_the_optimum(make: Maker) -> None:
     for seed, problem, first in instances(make, 12):
         steps = read_steps(problem, first)
-        later = postponed(problem, steps, times(first), 0, first.latency_cycles)
+        later = right_shift_times(problem, steps, times(first), 0, first.latency_cycles)
         assert np.all(later.start >= times(first).start), seed
         assert int(later.done.max()) == first.latency_cycles, seed
         assert violations(problem, moved(first, steps, later.start)) == [], seed
-        assert replay(problem, put_off(problem, first)).latency_cycles <= first.latency_cycles, seed
+        assert replay(problem, right_shifted(problem, first)).latency_cycles <= first.latency_cycles, seed
         found = _improved(problem, first, seconds=0.3)
         assert violations(problem, found.schedule) == [], seed
         assert exhaustive(problem, choices(problem)) <= found.schedule.latency_cycles <= first.latency_cycles, seed
@@ -100,7 +105,7 @@ def chains(seed: int) -> tuple[Problem, Schedule]:
         steps.append(Step(name=f"t{n}", reads=reads, writes=f"y{n}", cycles=rng.randint(1, 80)))
     blocks += [block(f"y{n}", 16 * rng.randint(1, 9)) for n in range(40)]
     problem = hand_problem(machine(*[core_type(sram_bits=3000)] * 2), blocks, steps)
-    return problem, Forward(problem, activities(problem, [n % 2 for n in range(40)])).run()
+    return problem, ListScheduler(problem, activities(problem, [n % 2 for n in range(40)])).run()
 
 
 def test_a_seed_repeats_the_search() -> None:

@@ -16,8 +16,8 @@ from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import energy_parts_pj
 from stream_mla.solvers.list_scheduling.greedy import greedy
-from stream_mla.solvers.list_scheduling.list_scheduler import Forward
-from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
+from stream_mla.solvers.list_scheduling.multi_start import multi_start
 from stream_mla.solvers.placement.earliest_finish import assign
 from stream_mla.solvers.placement.expected_times import expected
 from stream_mla.workload.lowering.attention import lower
@@ -42,7 +42,7 @@ from tests.helpers import (
 
 @given(problems())
 def test_where_much_is_enough_the_order_of_the_tiles_comes_first(problem: Problem) -> None:
-    in_tile_order = Forward(problem, activities(problem, assign(problem))).run()
+    in_tile_order = ListScheduler(problem, activities(problem, assign(problem))).run()
     assert greedy(problem, enough=inf, easy=True) == in_tile_order
     assert greedy(problem, easy=True).latency_cycles <= in_tile_order.latency_cycles
 
@@ -68,19 +68,19 @@ def _need_in_tile_order(problem: Problem) -> dict[str, int]:
     first tile that reads it elsewhere.
     """
     acts = activities(problem, assign(problem))
-    first = [len(acts.reads)] * len(acts.copies)
-    last = [0] * len(acts.copies)
+    first = [len(acts.reads)] * len(acts.residencies)
+    last = [0] * len(acts.residencies)
     for number, (reads, writes) in enumerate(zip(acts.reads, acts.writes, strict=True)):
-        for copy in (*reads, *writes):
-            first[copy], last[copy] = min(first[copy], number), max(last[copy], number)
-    for sent in acts.moves:
+        for residency in (*reads, *writes):
+            first[residency], last[residency] = min(first[residency], number), max(last[residency], number)
+    for sent in acts.transfers:
         if OFF_CHIP not in (sent.source, sent.target):
             last[sent.source] = max(last[sent.source], first[sent.target])
     need = dict.fromkeys((core.type.name for core in problem.cores), 1)
     for number in range(len(acts.reads)):
         bits = [0] * len(problem.cores)
-        for copy, low, high in zip(acts.copies, first, last, strict=True):
-            bits[copy.core] += copy.bits * (low <= number <= high)
+        for residency, low, high in zip(acts.residencies, first, last, strict=True):
+            bits[residency.core] += residency.bits * (low <= number <= high)
         for core, held in zip(problem.cores, bits, strict=True):
             need[core.type.name] = max(need[core.type.name], held)
     return need
@@ -96,7 +96,7 @@ def test_memory_for_one_tile_after_the_other_is_enough(problem: Problem) -> None
     assert violations(tight, schedule) == []
     assert schedule.latency_cycles >= bounds(tight).lower_bound_cycles
 
-    most = max(sum(problem.cut.blocks[b].bits for b in {*t.reads, *t.writes}) for t in problem.cut.tiles)
+    most = max(sum(problem.tile_graph.blocks[b].bits for b in {*t.reads, *t.writes}) for t in problem.tile_graph.tiles)
     with pytest.raises((InfeasibleError, NoScheduleError)):
         greedy(_with_sram(problem, {core.type.name: most - 1 for core in problem.cores}))
 
@@ -131,7 +131,7 @@ def test_a_load_runs_while_an_earlier_tile_computes() -> None:
 
     # a 0..20, t1 20..50; b 20..40 meanwhile; t2 50..80; o 80..81
     assert [run.start for run in schedule.runs] == [20, 50]
-    assert [move.start for move in schedule.moves] == [0, 50, 20, 80]
+    assert [transfer.start for transfer in schedule.transfers] == [0, 50, 20, 80]
     assert schedule.latency_cycles == 81
 
 
@@ -141,7 +141,7 @@ def test_without_room_the_load_waits() -> None:
 
     # b waits for a to go at 50; y, made by the earlier tile, goes before it on the bus: 50..51
     assert [run.start for run in schedule.runs] == [20, 71]
-    assert [move.start for move in schedule.moves] == [0, 50, 51, 101]
+    assert [transfer.start for transfer in schedule.transfers] == [0, 50, 51, 101]
     assert greedy(_two_loads(656)).latency_cycles == 81
 
 
@@ -225,7 +225,7 @@ def test_an_order_that_needs_too_much_memory_gives_way_to_that_of_the_tiles() ->
     order = expected(tight(LARGE), [0, 0, 0, 0]).order
     assert order == [0, 2, 1, 3]
     with pytest.raises(NoScheduleError):
-        Forward(tight(700), activities(tight(700), [0, 0, 0, 0]), order).run()
+        ListScheduler(tight(700), activities(tight(700), [0, 0, 0, 0]), order).run()
     # make0 0..5, out0 when w0 is there, 10..11, and z0 goes; z1 could have no place before: make1 11..16
     assert [run.start for run in greedy(tight(700)).runs][:3] == [0, 10, 11]
 
@@ -247,7 +247,7 @@ def _promises() -> Problem:
 
 def test_variants_are_other_orders_and_an_even_spread() -> None:
     problem = _promises()
-    found = list(variants(problem))
+    found = list(multi_start(problem))
 
     cores = [[run.core for run in schedule.runs] for schedule in found]
     heft, ranked = [[0, 1, 1, 0, 1]], [[0, 0, 1, 0, 1]]
@@ -259,8 +259,8 @@ def test_variants_are_other_orders_and_an_even_spread() -> None:
 
 
 def test_variants_that_do_not_fit_are_left_out() -> None:
-    assert list(variants(_two_loads(328))) == []
-    assert len(list(variants(_two_loads(336)))) == 3  # one core: in tile order, streaming, by rank
+    assert list(multi_start(_two_loads(328))) == []
+    assert len(list(multi_start(_two_loads(336)))) == 3  # one core: in tile order, streaming, by rank
 
 
 def test_work_goes_to_cores_that_have_the_unit() -> None:
@@ -290,14 +290,14 @@ def test_the_more_urgent_load_goes_first() -> None:
         [Step(name=f"t{n}", reads=(f"w{n}",), writes=f"y{n}", cycles=25) for n in range(4)],
     )
     schedule = greedy(problem)
-    loads = {m.block: m.start for m in schedule.moves if m.source == OFF_CHIP}
+    loads = {m.block: m.start for m in schedule.transfers if m.source == OFF_CHIP}
 
     # 160 bit at 16: 10 cycles each; t0 ends at 35, when the bus is with w3 until 40
     assert [run.core for run in schedule.runs] == [0, 1, 0, 1]
     assert loads == {0: 0, 1: 10, 2: 20, 3: 30}
     # t0 10..35, t1 20..45, t2 35..60, t3 45..70; y0 is stored at 40, the others as they are made
     assert [run.start for run in schedule.runs] == [10, 20, 35, 45]
-    assert [m.start for m in schedule.moves if m.target == OFF_CHIP] == [40, 45, 60, 70]
+    assert [m.start for m in schedule.transfers if m.target == OFF_CHIP] == [40, 45, 60, 70]
 
 
 def test_blocked_moves_keep_their_urgency() -> None:
@@ -319,7 +319,7 @@ def test_blocked_moves_keep_their_urgency() -> None:
     schedule = forward(problem, 0, 1)
 
     # w has the bus 0..10; v and, from 2 on, y wait for it; then v 10..20, y 20..21; next 20..21, o 21..22
-    assert {(m.block, m.start) for m in schedule.moves} == {(0, 0), (1, 10), (2, 20), (3, 21)}
+    assert {(m.block, m.start) for m in schedule.transfers} == {(0, 0), (1, 10), (2, 20), (3, 21)}
 
 
 def test_all_that_fits_starts_when_a_wide_move_ends() -> None:
@@ -336,7 +336,7 @@ def test_all_that_fits_starts_when_a_wide_move_ends() -> None:
         ],
         [Step(name=f"t{n}", reads=(f"w{n}",), writes=f"y{n}", cycles=100) for n in range(3)],
     )
-    loads = {m.block: m.start for m in greedy(problem).moves if m.source == OFF_CHIP}
+    loads = {m.block: m.start for m in greedy(problem).transfers if m.source == OFF_CHIP}
 
     assert loads == {0: 0, 1: 10, 2: 10}
 
@@ -355,7 +355,7 @@ def test_a_blocked_move_does_not_hold_up_one_that_can_go() -> None:
             Step(name="t1", reads=("w2",), writes="y1", cycles=5),
         ],
     )
-    loads = {m.block: m.start for m in greedy(problem).moves if m.source == OFF_CHIP}
+    loads = {m.block: m.start for m in greedy(problem).transfers if m.source == OFF_CHIP}
 
     # 80 bit at 8: 10 cycles
     assert loads == {0: 0, 1: 10, 2: 0}
@@ -376,5 +376,5 @@ def test_cores_without_a_link_between_them_cannot_share_a_block() -> None:
 
     assert violations(problem, greedy(problem)) == []
     with pytest.raises(InfeasibleError) as caught:
-        activities(problem, [cluster % 2 for cluster in range(len(problem.cluster_tiles))])
+        activities(problem, [group % 2 for group in range(len(problem.group_tiles))])
     assert str(caught.value).endswith(", and no link joins them: add one, or spill the tensor")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from stream_mla.hardware.interconnect import Resource, Route
-from stream_mla.solvers.list_scheduling.transfer_queue import Traffic
+from stream_mla.solvers.list_scheduling.transfer_queue import TransferQueue
 
 
 def route(*resources: int, demand: int) -> Route:
@@ -22,7 +22,9 @@ def test_moves_start_as_if_all_were_tried(seed: int) -> None:
     rng = random.Random(seed)
     capacities = [6, 2, 2, 2]
     routes = [route(0, port, demand=2) for port in (1, 2, 3)] + [route(1, 2, demand=2)]
-    traffic = Traffic([Resource(name=str(number), capacity=capacity) for number, capacity in enumerate(capacities)])
+    traffic = TransferQueue(
+        [Resource(name=str(number), capacity=capacity) for number, capacity in enumerate(capacities)]
+    )
     free, waiting, running = list(capacities), dict[int, Route](), dict[int, Route]()
     urgency = rng.sample(range(1000), 200)
     for number in range(200):
@@ -48,7 +50,7 @@ def test_moves_start_as_if_all_were_tried(seed: int) -> None:
 
 
 def test_who_is_held_back_leaves_the_line_to_the_next() -> None:
-    traffic = Traffic([Resource(name="bus", capacity=1)])
+    traffic = TransferQueue([Resource(name="bus", capacity=1)])
     for number in range(3):
         traffic.offer(number, number, route(0, demand=1))
     begun: list[int] = []

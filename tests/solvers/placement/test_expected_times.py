@@ -68,9 +68,9 @@ def _tiles(*steps: tuple[str, int], loads: dict[str, int] | None = None, kinds: 
     )
 
 
-def _early(problem: Problem, *operators: str) -> Problem:
-    tiling = replace(problem.cut.tiling, early=frozenset(operators))
-    return replace(problem, cut=replace(problem.cut, tiling=tiling))
+def _eager(problem: Problem, *operators: str) -> Problem:
+    tiling = replace(problem.tile_graph.tiling, eager=frozenset(operators))
+    return replace(problem, tile_graph=replace(problem.tile_graph, tiling=tiling))
 
 
 CHAINS = ("a0", 1), ("f0", 2), ("b0", 1), ("a1", 50), ("b1", 50)
@@ -79,19 +79,19 @@ CHAINS = ("a0", 1), ("f0", 2), ("b0", 1), ("a1", 50), ("b1", 50)
 
 def test_early_chains_lie_on_different_cores() -> None:
     assert assign(_tiles(*CHAINS)) == [0, 1, 0]
-    assert assign(_early(_tiles(*CHAINS), "b0")) == [0, 1, 1]
+    assert assign(_eager(_tiles(*CHAINS), "b0")) == [0, 1, 1]
     # only what adds up waits for promises: not a single tile, and not what comes before it
-    assert assign(_early(_tiles(*CHAINS), "a0", "f0")) == [0, 1, 0]
-    assert assign(_early(_tiles(*CHAINS[:4]), "b0")) == [0, 1, 0]
+    assert assign(_eager(_tiles(*CHAINS), "a0", "f0")) == [0, 1, 0]
+    assert assign(_eager(_tiles(*CHAINS[:4]), "b0")) == [0, 1, 0]
 
 
 def test_promises_are_kept_one_tile_after_the_other() -> None:
     """Once a1 has begun, it counts as time until the core is free and no more as a promise: 51 + 0, not 51 + 50."""
     # b begins after a1: core0 is free at 51, core1, with f, at 60: b0 and a2 (10, promised) make it 61
     steps = ("a0", 1), ("f0", 60), ("a1", 50), ("b0", 1), ("a2", 10), ("b1", 50)
-    assert assign(_early(_tiles(*steps), "b0")) == [0, 1, 1]
+    assert assign(_eager(_tiles(*steps), "b0")) == [0, 1, 1]
     steps = (*steps[:4], ("a2", 8), ("b1", 50))
-    assert assign(_early(_tiles(*steps), "b0")) == [0, 1, 0]
+    assert assign(_eager(_tiles(*steps), "b0")) == [0, 1, 0]
 
 
 def test_where_even_all_clusters_count_promises() -> None:
@@ -170,7 +170,7 @@ def test_a_vector_core_that_serves_arrays_makes_none_wait_for_another() -> None:
 
 def _names(problem: Problem, *cores: int) -> list[str]:
     """Expected order of the tiles, with the clusters on these cores."""
-    return [problem.cut.tiles[tile].name for tile in expected(problem, cores).order]
+    return [problem.tile_graph.tiles[tile].name for tile in expected(problem, cores).order]
 
 
 def test_a_vector_core_serves_arrays_in_turn() -> None:
@@ -272,7 +272,10 @@ def test_the_last_operator_leaves_an_idle_array_to_what_comes_first(norm: int, n
 
 def test_only_the_last_operator_waits_and_only_if_its_sums_are_small() -> None:
     problem = _streams(last=True)
-    large = replace(problem, cut=replace(problem.cut, tiling=replace(problem.cut.tiling, early=frozenset({"mid"}))))
+    large = replace(
+        problem,
+        tile_graph=replace(problem.tile_graph, tiling=replace(problem.tile_graph.tiling, eager=frozenset({"mid"}))),
+    )
     assert _names(large, *[0] * 5) == ["out0", "out1", "out2", "c0", "c1"]
     steps = [Step(name="mid", reads=("w",), writes="y", cycles=12), Step(name="c", writes="z", cycles=20)]
     blocks = [block("w", 160, weight=True), block("y", 16), block("z", 16)]
@@ -400,5 +403,5 @@ def test_what_streams_is_taken_while_the_dram_would_idle() -> None:
 
     # w0 could be there at 10, when c0 ends, and w1 at 20, when s0 and c1 have ended (21)
     order = expected(problem, [0] * 5, turns=Turns.FILL).order
-    assert [problem.cut.tiles[tile].name for tile in order] == ["c0", "s0", "c1", "s1", "c2"]
+    assert [problem.tile_graph.tiles[tile].name for tile in order] == ["c0", "s0", "c1", "s1", "c2"]
     assert _names(problem, *[0] * 5) == ["c0", "c1", "c2", "s0", "s1"]

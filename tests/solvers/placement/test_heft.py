@@ -4,8 +4,8 @@ import pytest
 
 from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
-from stream_mla.solvers.cutoff import BeatenError
-from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.cutoff import CutoffError
+from stream_mla.solvers.list_scheduling.multi_start import multi_start
 from stream_mla.solvers.placement.heft import placement
 from tests.helpers import Step, block, core_type, hand_problem, machine, wire
 
@@ -69,14 +69,14 @@ def _fast_and_slow() -> Problem:
 def test_the_placement_ends_where_it_is_too_late() -> None:
     # w0 0..10, t0 10..15; w0, the cycle of y0 and w1 take 21, t1 21..26
     assert placement(_fast_and_slow(), range(2), limit=26) == [0, 0]
-    with pytest.raises(BeatenError):
+    with pytest.raises(CutoffError):
         placement(_fast_and_slow(), range(2), limit=25)
 
 
 def test_a_variant_has_the_cores_that_finish_first() -> None:
     """The others spread the tiles, as each core is given the same share of the DRAM's bandwidth."""
     problem = _fast_and_slow()
-    found = list(variants(problem))
+    found = list(multi_start(problem))
 
     # core1: w1 waits for the DRAM until 10 and takes 160, t1 5, y1 16; core0: t1 20..25, y1 25..26
     assert [schedule.latency_cycles for schedule in found] == [191, 26, 26, 191, 191]

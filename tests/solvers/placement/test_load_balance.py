@@ -4,7 +4,7 @@ import pytest
 
 from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
-from stream_mla.solvers.list_scheduling.multi_start import variants
+from stream_mla.solvers.list_scheduling.multi_start import multi_start
 from stream_mla.solvers.placement.load_balance import balanced
 from tests.helpers import Step, block, core_type, hand_problem, machine
 
@@ -90,7 +90,7 @@ def test_a_balanced_assignment_is_a_variant() -> None:
     # for 40 cycles then, and core0 for 20 beside its work of 13
     problem = _apart(12, 1, 1, 1, 1, loads=(0, 160, 160, 80, 80))
 
-    found = list(variants(problem))
+    found = list(multi_start(problem))
 
     cores = [[run.core for run in schedule.runs] for schedule in found]
     assert cores[0] == [0, 1, 0, 1, 1]  # as assigned, in tile order

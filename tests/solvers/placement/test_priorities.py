@@ -31,11 +31,11 @@ def test_all_that_goes_from_one_tile_to_another_is_sent_one_after_the_other() ->
     ]
     blocks = [block("z", 32), block("y", 48), block("x", 64), block("o", 16)]
     problem = hand_problem(machine(core_type(), core_type()), blocks, steps)
-    first, *rest = problem.cut.tiles
-    cut = replace(problem.cut, tiles=(replace(first, writes=(0, 1)), *rest), maker=(0, 0, 1, 2))
+    first, *rest = problem.tile_graph.tiles
+    tile_graph = replace(problem.tile_graph, tiles=(replace(first, writes=(0, 1)), *rest), maker=(0, 0, 1, 2))
 
     # z and y: 1 + (32 + 48) / 16 + 10; x: 3 + 64 / 16 + 10
-    assert upward_ranks(replace(problem, cut=cut)) == [16.0, 17.0, 10.0]
+    assert upward_ranks(replace(problem, tile_graph=tile_graph)) == [16.0, 17.0, 10.0]
 
 
 def test_on_one_core_nothing_is_sent() -> None:

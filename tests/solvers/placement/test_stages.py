@@ -22,7 +22,7 @@ def _cut(*local: str, late_phase: int = 0) -> TileGraph:
             Step(name="b1", reads=("y1",), writes="z1", cycles=1, phase=late_phase),
         ],
     )
-    return replace(problem.cut, tiling=replace(problem.cut.tiling, local=frozenset(local)))
+    return replace(problem.tile_graph, tiling=replace(problem.tile_graph.tiling, local=frozenset(local)))
 
 
 def test_a_stage_follows_all_that_it_needs() -> None:
@@ -53,11 +53,18 @@ def test_cores_work_stage_by_stage_while_one_that_serves_them_works() -> None:
     small = core_type("a", vector=False, sram_bits=60)
     problem = hand_problem(machine(small, core_type("v", array=False)), blocks, steps)
 
-    order = stage_order(problem.cut)
+    order = stage_order(problem.tile_graph)
     plan = expected(problem, assign(problem, order), order)
 
     # each send takes 1: make0 0, make1 10, mid0 11, mid1 21, use0 22, use1 32
-    assert [problem.cut.tiles[tile].name for tile in plan.order] == ["make0", "make1", "mid0", "mid1", "use0", "use1"]
+    assert [problem.tile_graph.tiles[tile].name for tile in plan.order] == [
+        "make0",
+        "make1",
+        "mid0",
+        "mid1",
+        "use0",
+        "use1",
+    ]
     assert plan.cycles == 42
     # group after group: use0 22 to 32, and only then make1 32, mid1 43, use1 54
     assert expected(problem, assign(problem)).cycles == 64

@@ -136,16 +136,16 @@ CUTS = [
     ),
 ]  # fmt: skip
 PRODUCTS = ["q_latent", "kv_latent", "query", "key", "value", "query_absorbed", "keys", "values", "head_out", "out"]
-CUTS.append(replace(CUTS[1], row_parts={**dict.fromkeys(PRODUCTS, 3), "query_rope_raw": 2, "key_rope_raw": 2}))
+CUTS.append(replace(CUTS[1], k_splits={**dict.fromkeys(PRODUCTS, 3), "query_rope_raw": 2, "key_rope_raw": 2}))
 """Rows in as many parts as their pieces allow: two pieces of 5 d, three of r, c and n, more of (h, v)."""
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=["uncut", "cut", "parts"])
+@pytest.mark.parametrize("tile_graph", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
 @pytest.mark.parametrize("attention", [latent(7, 4, True), latent(7, 0, False), latent(None, 4, True)])
 @pytest.mark.parametrize("scheme", LATENT_SCHEMES)
 def test_latent_schemes_are_plain_attention(
-    scheme: str, attention: LatentAttention, batch: int, query_tokens: int, cached_tokens: int, cut: Tiling
+    scheme: str, attention: LatentAttention, batch: int, query_tokens: int, cached_tokens: int, tile_graph: Tiling
 ) -> None:
     work = workload(attention, batch, query_tokens, cached_tokens)
     graph = lower(work, scheme)
@@ -153,18 +153,18 @@ def test_latent_schemes_are_plain_attention(
     if scheme == "mla_ru":
         rank = "d" if attention.query_rank is None else "r"
         given["w_composite"] = np.einsum(f"{rank}hn,chn->h{rank}c", given["w_uq"], given["w_uk"])
-    result = execute(tile(graph, cut), given)["y"]
+    result = execute(tile(graph, tile_graph), given)["y"]
     np.testing.assert_allclose(result, plain_latent(work, given), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("cut", CUTS, ids=["uncut", "cut", "parts"])
+@pytest.mark.parametrize("tile_graph", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
 @pytest.mark.parametrize("attention", [grouped(6, True), grouped(2, True), grouped(1, False)])
 def test_grouped_query_is_plain_attention(
-    attention: GroupedQueryAttention, batch: int, query_tokens: int, cached_tokens: int, cut: Tiling
+    attention: GroupedQueryAttention, batch: int, query_tokens: int, cached_tokens: int, tile_graph: Tiling
 ) -> None:
     work = workload(attention, batch, query_tokens, cached_tokens)
     graph = lower(work, "mha")
     given = random_inputs(graph, cached_tokens)
-    result = execute(tile(graph, cut), given)["y"]
+    result = execute(tile(graph, tile_graph), given)["y"]
     np.testing.assert_allclose(result, plain_grouped(work, given), rtol=1e-9, atol=1e-9)
