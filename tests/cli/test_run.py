@@ -213,7 +213,7 @@ def test_the_line_on_a_terminal_moves_on_by_itself(capsys: Captured, monkeypatch
 
 
 def test_verbose_shows_value_bound_gap_and_seconds(capsys: Captured) -> None:
-    _, said = ran(capsys, *RUN[:-2], "--scheme", "mla_rc", "--time-limit", "1", "--gap-limit", "0", "--verbose")
+    _, said = ran(capsys, *RUN[:-2], "--scheme", "mla_rc", "--time-limit", "8", "--gap-limit", "0", "--verbose")
     form = r"best [\d,]+ cycles, bound [\d,]+, gap \d+\.\d\d%, \d+\.\d s"
     lines = [line.removeprefix("deepseek_v2_lite mla_rc: ") for line in said.splitlines()]
     assert any(line.startswith("cp_sat: ") for line in lines)
