@@ -94,6 +94,30 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mask:
+    """The keys that each query attends to. Query i of a step stands at position `cached_tokens + i` of its sequence."""
+
+    causal: bool
+    """Whether a query attends to no key behind its own position; without it, all keys of the step are attended."""
+    window: int | None = None
+    """Keys, its own among them, that a query attends to at most (sliding window); None where there is no window.
+    A window needs `causal`."""
+    chunk: int | None = None
+    """Tokens of a chunk: a query attends to keys of its own chunk only (chunked attention); None for no chunks."""
+
+    def __post_init__(self) -> None:
+        for name in ("window", "chunk"):
+            if getattr(self, name) is not None:
+                _require_positive(self, name)
+                if not self.causal:
+                    raise ValueError(f"{name} needs a causal mask")
+
+
+NO_MASK = Mask(causal=False)
+"""Every query attends to every key, as the letter counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """One step of one attention layer."""
 
