@@ -245,7 +245,7 @@ class Oracle:
 
     def _array(self, step: tuple[str, int]) -> set[int]:
         """The core whose array a run takes."""
-        takes = step[0] == "run" and self.problem.unit(step[1], self.core[step[1]]) % 2 == 0
+        takes = step[0] == "run" and self.problem.is_array[self.problem.unit(step[1], self.core[step[1]])]
         return {self.core[step[1]]} if takes else set()
 
     def _before(self, step: tuple[str, int]) -> list[tuple[str, int]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stream_mla.hardware.work import UnitKind
 from stream_mla.units import (
     Bits,
     BitsPerCycle,
@@ -256,6 +257,14 @@ class Accelerator:
         """Convert a latency to whole cycles, rounded up."""
         cycles = seconds * self.clock
         return -int(-cycles // 1) if abs(cycles - round(cycles)) > 1e-6 else round(cycles)
+
+    def count(self, kind: UnitKind) -> int:
+        """Return how many cores have a unit of a kind."""
+        match kind:
+            case UnitKind.ARRAY:
+                return len(list(self.array_cores()))
+            case UnitKind.VECTOR:
+                return len(list(self.vector_cores()))
 
     def array_cores(self) -> Iterator[Core]:
         """Yield the cores that have a MAC array."""

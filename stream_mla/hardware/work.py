@@ -1,11 +1,28 @@
 """Units of work that a core prices: what a tile does, without the machine that does it."""
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
 
 from stream_mla.units import Bits
 
 SUM_BITS = 32
 """The least width in which sums are kept."""
+
+
+class UnitKind(Enum):
+    """A kind of execution unit that a core may have; each unit runs one tile at a time.
+
+    The value is the word that messages use. A tile's work says which kind runs it (`unit_kind`).
+    """
+
+    ARRAY = "array"
+    VECTOR = "vector unit"
+
+    @property
+    def plural(self) -> str:
+        """The name of all units of this kind together."""
+        return f"{self.value}s"
 
 
 def _require_at_least(least: int, owner: object, *names: str) -> None:
@@ -19,6 +36,7 @@ def _require_at_least(least: int, owner: object, *names: str) -> None:
 class Gemm:
     """`batch` independent products C[m, n] (+)= A[m, k] B[k, n]."""
 
+    unit_kind: ClassVar[UnitKind] = UnitKind.ARRAY
     batch: int
     m: int
     n: int
@@ -67,6 +85,7 @@ class Gemm:
 class VectorWork:
     """Elementwise work: softmax, norms, RoPE, merges."""
 
+    unit_kind: ClassVar[UnitKind] = UnitKind.VECTOR
     operations: int
     read_bits: Bits
     write_bits: Bits

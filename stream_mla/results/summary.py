@@ -7,7 +7,7 @@ from math import fsum
 
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.hardware.interconnect import OFF_CHIP
-from stream_mla.hardware.work import Gemm
+from stream_mla.hardware.work import Gemm, UnitKind
 from stream_mla.point import Point
 from stream_mla.results.result import Result, Status
 from stream_mla.schedule.bounds.schedule_bounds import ideal_cycles
@@ -140,14 +140,11 @@ def _mac_utilization(problem: Problem, schedule: Schedule) -> float:
 
 def _busy_cycles(problem: Problem, schedule: Schedule) -> dict[str, float]:
     """Cycles that arrays and vector units run (mean), and that each bandwidth would need at its full rate."""
-    counts = {
-        "arrays": len(list(problem.accelerator.array_cores())),
-        "vector units": len(list(problem.accelerator.vector_cores())),
-    }
+    counts = {kind.plural: problem.accelerator.count(kind) for kind in UnitKind}
     busy: dict[str, float] = dict.fromkeys(counts, 0.0)
     for run in schedule.runs:
-        unit = "vector units" if problem.unit(run.tile, run.core) % 2 else "arrays"
-        busy[unit] += (run.end - run.start) / counts[unit]
+        kind = problem.units[problem.unit(run.tile, run.core)].kind
+        busy[kind.plural] += (run.end - run.start) / counts[kind.plural]
     for transfer in schedule.transfers:
         route = route_of(problem, schedule, transfer)
         assert route is not None

@@ -96,7 +96,7 @@ def _units(problem: Problem, schedule: Schedule) -> Iterable[str]:
     for run in schedule.runs:
         busy[problem.unit(run.tile, run.core)].append((run.start, run.end, problem.tile_graph.tiles[run.tile].name))
     for unit, intervals in sorted(busy.items()):
-        name = f"the {'vector unit' if unit % 2 else 'array'} of {problem.cores[unit // 2].name}"
+        name = f"the {problem.units[unit].kind.value} of {problem.cores[problem.units[unit].core].name}"
         for first, second in _overlaps(intervals):
             yield f"{first} and {second} run at once on {name}"
 
@@ -226,7 +226,7 @@ def _turns(problem: Problem, schedule: Schedule) -> Iterable[str]:
     ]
     arrays: dict[int, list[TileRun]] = defaultdict(list)
     for run in schedule.runs if loads else ():
-        if problem.unit(run.tile, run.core) % 2 == 0:
+        if problem.is_array[problem.unit(run.tile, run.core)]:
             arrays[run.core].append(run)
     for runs in arrays.values():
         runs.sort(key=lambda run: run.start)

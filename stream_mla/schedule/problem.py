@@ -18,8 +18,16 @@ from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.accelerator import Accelerator, Core, CoreType
 from stream_mla.hardware.core_cost import Cost, Objective, gemm_cost, vector_cost
 from stream_mla.hardware.interconnect import OFF_CHIP, Resource, Route, find_routes, joint
-from stream_mla.hardware.work import Gemm, VectorWork
+from stream_mla.hardware.work import Gemm, UnitKind, VectorWork
 from stream_mla.mapping.tiling.tile_graph import TileGraph
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An execution unit of one core, which runs one tile at a time."""
+
+    core: int
+    kind: UnitKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +60,44 @@ class Problem:
         known = tuple(route for route in routes if route is not None)
         return joint(known) if len(known) == len(routes) else None
 
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """Every unit of every core; the number of a unit is its position here.
+
+        A core has an entry for each kind of unit, also for a kind it lacks, on which no tile runs.
+        """
+        return tuple(Unit(core, kind) for core in range(len(self.cores)) for kind in UnitKind)
+
+    @cached_property
+    def units_of_kind(self) -> Mapping[UnitKind, tuple[int, ...]]:
+        """The numbers of the units of each kind, by core."""
+        numbers = {unit: number for number, unit in enumerate(self.units)}
+        cores = range(len(self.cores))
+        return {kind: tuple(numbers[Unit(core, kind)] for core in cores) for kind in UnitKind}
+
+    @property
+    def array_of(self) -> tuple[int, ...]:
+        """The number of each core's array."""
+        return self.units_of_kind[UnitKind.ARRAY]
+
+    @cached_property
+    def is_array(self) -> tuple[bool, ...]:
+        """Whether each unit is an array."""
+        return tuple(unit.kind is UnitKind.ARRAY for unit in self.units)
+
+    @cached_property
+    def core_of_unit(self) -> tuple[int, ...]:
+        """The core that each unit is a part of."""
+        return tuple(unit.core for unit in self.units)
+
+    @cached_property
+    def units_of_tile(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of the units that may run each tile, by core."""
+        return tuple([self.units_of_kind[tile.work.unit_kind] for tile in self.tile_graph.tiles])
+
     def unit(self, tile: int, core: int) -> int:
-        """Number of the unit that runs a tile on a core: the arrays are even, the vector units odd."""
-        return 2 * core + isinstance(self.tile_graph.tiles[tile].work, VectorWork)
+        """Return the number of the unit that runs a tile on a core."""
+        return self.units_of_tile[tile][core]
 
     @cached_property
     def group_tiles(self) -> tuple[tuple[int, ...], ...]:

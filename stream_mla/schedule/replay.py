@@ -35,9 +35,10 @@ class _Replay:
         self.problem, self.schedule = problem, schedule
         runs, transfers, cores = schedule.runs, schedule.transfers, len(problem.cores)
         self.first_move = len(runs)
-        self.first_resource = 2 * cores
+        self.first_resource = len(problem.units)
         self.first_memory = self.first_resource + len(problem.resources)
         self.first_array = self.first_memory + cores
+        self.is_array, self.core_of_unit, self.array_of = problem.is_array, problem.core_of_unit, problem.array_of
         steps = len(runs) + len(transfers)
         self.routes = [self._route(transfer) for transfer in transfers]
         self.cycles = [problem.cost(run.tile, run.core).cycles for run in runs]
@@ -58,7 +59,7 @@ class _Replay:
         """Of each kind of event: step -> steps that wait for it."""
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
-        self.unit_free = [True] * (2 * cores)
+        self.unit_free = [True] * len(problem.units)
         self.single_buffered = [self._late_cores(transfer) for transfer in transfers]
         """Cores whose arrays may not work while a move is under way."""
         self.late_under_way = [0] * cores
@@ -97,7 +98,7 @@ class _Replay:
             if step < self.first_move:
                 run = runs[step]
                 turns = [self.problem.unit(run.tile, run.core)]
-                if shared_arrays and turns[0] % 2 == 0 and run.core in shared_arrays:
+                if run.core in shared_arrays and self.problem.is_array[turns[0]]:
                     turns.append(self.first_array + run.core)
                 residencies = [residency for residency in run.writes if not opened[residency]]
             else:
@@ -197,10 +198,10 @@ class _Replay:
                 return False
         if step < self.first_move:
             unit = turns[0]
-            return self.unit_free[unit] and (unit % 2 == 1 or not self.late_under_way[unit // 2])
+            return self.unit_free[unit] and not (self.is_array[unit] and self.late_under_way[self.core_of_unit[unit]])
         number = step - self.first_move
         for core in self.single_buffered[number]:
-            if not self.unit_free[2 * core]:
+            if not self.unit_free[self.array_of[core]]:
                 return False
         route = self.routes[number]
         demand = route.demand
@@ -239,7 +240,7 @@ class _Replay:
         if step < self.first_move:
             run, unit = self.schedule.runs[step], self.turns[step][0]
             self.unit_free[unit] = True
-            freed += (unit, self.first_array + unit // 2) if unit % 2 == 0 else (unit,)
+            freed += (unit, self.first_array + self.core_of_unit[unit]) if self.is_array[unit] else (unit,)
             touched = self._finish_phase(self.problem.tile_graph.tiles[run.tile].phase)
             done = run.reads + run.writes
         else:

@@ -17,7 +17,7 @@ class RemainingWork:
         self, problem: Problem, unit_of: Sequence[int], cycles: Sequence[int], transfers: Iterable[PlannedTransfer]
     ) -> None:
         """`unit_of` and `cycles`: of each tile."""
-        self.on_unit = [0] * (2 * len(problem.cores))
+        self.on_unit = [0] * len(problem.units)
         """Cycles of tiles."""
         for unit, count in zip(unit_of, cycles, strict=True):
             self.on_unit[unit] += count

@@ -10,10 +10,10 @@ from stream_mla.evaluation import evaluate
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.hardware.interconnect import OFF_CHIP, Route, find_routes
-from stream_mla.hardware.work import Gemm
+from stream_mla.hardware.work import Gemm, UnitKind
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.schedule.activities import activities
-from stream_mla.schedule.problem import Problem, price
+from stream_mla.schedule.problem import Problem, Unit, price
 from stream_mla.workload.lowering.attention import lower
 from tests.helpers import Step, block, bus, core_type, hand_problem, latent, machine, point_of, uncut, wire, workload
 
@@ -125,8 +125,12 @@ def test_types_that_lack_the_unit_have_no_cost() -> None:
         ["both", "vector"],
     )
     numbers = {entry.name: number for number, entry in enumerate(problem.tile_graph.tiles)}
-    assert problem.unit(numbers["scores"], 2) == 4
-    assert problem.unit(numbers["softmax"], 2) == 5
+    assert problem.units[problem.unit(numbers["scores"], 2)] == Unit(core=2, kind=UnitKind.ARRAY)
+    assert problem.units[problem.unit(numbers["softmax"], 2)] == Unit(core=2, kind=UnitKind.VECTOR)
+    assert len({*problem.units}) == len(problem.units) == len(types) * len(UnitKind)
+    for number, unit in enumerate(problem.units):
+        assert problem.units_of_kind[unit.kind][unit.core] == number
+        assert (problem.core_of_unit[number], problem.is_array[number]) == (unit.core, unit.kind is UnitKind.ARRAY)
     assert problem.candidates[problem.tile_graph.tiles[numbers["out"]].group] == (0, 2)
     assert problem.minimum_cycles[numbers["out"]] == problem.cost(numbers["out"], 2).cycles
 

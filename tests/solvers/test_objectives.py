@@ -116,7 +116,7 @@ def test_the_solver_may_meet_a_cap_that_greedy_misses(monkeypatch: pytest.Monkey
         return Solution(status="SPIED", schedule=found, bound_cycles=None, seconds=0.0, interrupted=False)
 
     monkeypatch.setattr(importlib.import_module("stream_mla.solvers.tiling_search"), "greedy", lonely)
-    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.optimizer"), "variants", no_variants)
+    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.optimizer"), "multi_start", no_variants)
     monkeypatch.setattr(solve, "improve", solver)
     work = workload(latent(heads=4), query_tokens=8, cached_tokens=32)
     point = replace(BASE, accelerator=machine(core_type(), core_type(), bandwidth=1e5), workload=work, time_limit_s=1.0)

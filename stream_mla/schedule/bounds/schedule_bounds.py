@@ -21,7 +21,7 @@ from math import ceil, fsum
 from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route, find_routes, usable
-from stream_mla.hardware.work import VectorWork
+from stream_mla.hardware.work import UnitKind
 from stream_mla.schedule.bounds.communication_bounds import Sends
 from stream_mla.schedule.problem import Problem
 from stream_mla.workload.operator_graph import CONTRACTIONS, OperatorGraph
@@ -80,11 +80,11 @@ def bounds(problem: Problem) -> Bounds:
     transfers = _transfers(problem)
     sends = Sends(problem=problem)
     longest, starts = _critical_paths(problem, [0 for _ in tiles], sends)
-    units = _units(problem, tiles, transfers)
+    units, around = _units(problem, tiles, transfers), _around(problem, starts)
     cycles = {
         **_resources(problem, transfers),
-        **{name: units[name] + around for name, around in _around(problem, starts).items()},
-        **{name: units[name] for name in units if name not in ("arrays", "vector units")},
+        **{name: units[name] + more for name, more in around.items()},
+        **{name: cycles for name, cycles in units.items() if name not in around},
         "critical path": longest[0],
     }
     if sends.transfers:
@@ -122,7 +122,7 @@ def _transfers(problem: Problem) -> list[_Transfer]:
             groups[-1 if block.shared else tile_graph.tiles[user].group].append(user)
         for group in groups.values():
             stops = block.single_buffered and any(
-                not isinstance(tile_graph.tiles[user].work, VectorWork) for user in group
+                tile_graph.tiles[user].work.unit_kind is UnitKind.ARRAY for user in group
             )
             phase = min(tile_graph.tiles[user].phase for user in group)
             found.append(_Transfer(block=number, load=True, phase=phase, stops_array=stops))
@@ -183,19 +183,19 @@ def _resources(problem: Problem, transfers: Iterable[_Transfer]) -> dict[str, in
 
 
 def _units(problem: Problem, tiles: Iterable[int], transfers: Iterable[_Transfer]) -> dict[str, int]:
-    work = {"arrays": 0, "vector units": 0}
+    done_by = dict.fromkeys(UnitKind, 0)
     for tile in tiles:
-        unit = "vector units" if isinstance(problem.tile_graph.tiles[tile].work, VectorWork) else "arrays"
-        work[unit] += problem.minimum_cycles[tile]
+        done_by[problem.tile_graph.tiles[tile].work.unit_kind] += problem.minimum_cycles[tile]
+    work = {kind.plural: cycles for kind, cycles in done_by.items()}
+    counts = {kind.plural: problem.accelerator.count(kind) for kind in UnitKind}
     if single_buffered := sum(
         problem.tile_graph.blocks[transfer.block].bits for transfer in transfers if transfer.stops_array
     ):
         # loads into one core share its fastest way in, so that they stop its array for at least their bits at that rate
         rate = max(route.demand for route in _routes(problem, load=True))
-        work["arrays and late loads"] = work["arrays"] + -(-single_buffered * SHARE // rate)
-    arrays = len(list(problem.accelerator.array_cores()))
-    counts = {"arrays": arrays, "arrays and late loads": arrays}
-    counts["vector units"] = len(list(problem.accelerator.vector_cores()))
+        arrays = UnitKind.ARRAY.plural
+        work[f"{arrays} and late loads"] = work[arrays] + -(-single_buffered * SHARE // rate)
+        counts[f"{arrays} and late loads"] = counts[arrays]
     return {name: -(-cycles // counts[name]) for name, cycles in work.items()}
 
 
@@ -229,9 +229,10 @@ def _around(problem: Problem, starts: Sequence[int]) -> dict[str, int]:
             if maker >= 0 and tile_graph.blocks[block].via_dram:
                 after[maker] = max(after[maker], store(bits) + load(bits) + rest)
     found: dict[str, int] = {}
-    for name, vector in (("arrays", False), ("vector units", True)):
-        members = [n for n, tile in enumerate(tile_graph.tiles) if isinstance(tile.work, VectorWork) is vector]
-        found[name] = min((starts[n] for n in members), default=0) + min((after[n] for n in members), default=0)
+    for kind in UnitKind:
+        members = [n for n, tile in enumerate(tile_graph.tiles) if tile.work.unit_kind is kind]
+        around = min((starts[n] for n in members), default=0) + min((after[n] for n in members), default=0)
+        found[kind.plural] = around
     return found
 
 

@@ -16,7 +16,7 @@ from math import prod
 
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
-from stream_mla.hardware.work import VectorWork
+from stream_mla.hardware.work import UnitKind
 from stream_mla.mapping.tiling.grid import Interval, key_pieces, part_edges
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tile_work import gemm_work, region, vector_work
@@ -85,7 +85,7 @@ def _kinds(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str)
 def _unit_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> int:
     """Work of all tiles at their cheapest cores, spread evenly."""
     types = {core.type.name: core.type for core in accelerator.cores}.values()
-    work = {True: 0, False: 0}
+    work = dict.fromkeys(UnitKind, 0)
     for operator in graph.operators:
         kinds = [_kinds(graph, tiling, operator, index) for index in operator.indices]
         made = {index for operand in operator.outputs for index in operand.indices}
@@ -99,9 +99,8 @@ def _unit_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling)
                 later = any(not piece.first for index, piece in entries if index == "k")
                 entry = vector_work(graph, operator, box, rescales=later)
             costs = [cost.cycles for core in types if (cost := cost_of(core, entry, Objective.LATENCY)) is not None]
-            work[isinstance(entry, VectorWork)] += min(costs, default=0) * prod(count for _, count in combination)
-    arrays, vectors = list(accelerator.array_cores()), list(accelerator.vector_cores())
-    return max(-(-work[False] // max(1, len(arrays))), -(-work[True] // max(1, len(vectors))))
+            work[entry.unit_kind] += min(costs, default=0) * prod(count for _, count in combination)
+    return max(-(-cycles // max(1, accelerator.count(kind))) for kind, cycles in work.items())
 
 
 def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:

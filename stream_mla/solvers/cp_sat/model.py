@@ -312,7 +312,7 @@ class Model(Variables):
         for intervals in self.unit.values():
             self.model.add_no_overlap(intervals)
         for core, loads in self.single_buffered.items():
-            runs, many = self.unit[2 * core], len(loads)
+            runs, many = self.unit[self.problem.array_of[core]], len(loads)
             self.model.add_cumulative([*runs, *loads], [many] * len(runs) + [1] * many, many)
         for number, flows in self.flow.items():
             capacity = self.problem.resources[number].capacity

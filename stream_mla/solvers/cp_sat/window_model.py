@@ -109,7 +109,7 @@ class _Window:
         for users in units.values():
             self.model.add_no_overlap([intervals[step] for step in users])
         for core, loads in stops.items():
-            runs, many = units[2 * core], len(loads)
+            runs, many = units[self.problem.array_of[core]], len(loads)
             demands = [many] * len(runs) + [1] * many
             self.model.add_cumulative([intervals[step] for step in (*runs, *loads)], demands, many)
         for resource, users in flows.items():

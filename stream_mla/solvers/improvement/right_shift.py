@@ -74,13 +74,13 @@ class _Postponed:
         if step < steps.runs:
             unit = steps.units[step]
             latest = min(latest, self.unit.get(unit, latest))
-            if unit % 2 == 0:
-                latest = min(latest, self.single_buffered.get(unit // 2, latest))
+            if self.problem.is_array[unit]:
+                latest = min(latest, self.single_buffered.get(self.problem.core_of_unit[unit], latest))
             for phase, start in self.phase.items():
                 if phase > steps.phase[step]:
                     latest = min(latest, start)
         for core in steps.single_buffered[step]:
-            latest = min(latest, self.unit.get(2 * core, latest))
+            latest = min(latest, self.unit.get(self.problem.array_of[core], latest))
         return latest
 
     def _place(self, step: int) -> None:

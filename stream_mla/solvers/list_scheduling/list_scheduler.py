@@ -62,7 +62,7 @@ class ListScheduler:
         self.granted = [False] * len(acts.residencies)
         self.complete = [False] * len(acts.residencies)
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
-        self.unit_free = [True] * (2 * len(problem.cores))
+        self.unit_free = [True] * len(problem.units)
         self.ready_tiles: dict[int, list[int]] = defaultdict(list)
         self.touched_units: set[int] = set()
         self.traffic = TransferQueue(problem.resources)
@@ -130,7 +130,7 @@ class ListScheduler:
         if any(self.single_buffered):
             for tile in reversed(self.order):
                 core = self.core_of[tile]
-                if self.unit_of[tile] % 2 == 0:
+                if self.problem.is_array[self.unit_of[tile]]:
                     self.array_tiles[core].append(tile)
 
     def _late_cores(self, number: int) -> tuple[int, ...]:
@@ -199,8 +199,10 @@ class ListScheduler:
 
     def _start_all(self) -> None:
         """Start what can start: on freed units, then moves in order of urgency."""
+        is_array, core_of_unit = self.problem.is_array, self.problem.core_of_unit
         for unit in self.touched_units:
-            if self.ready_tiles[unit] and self.unit_free[unit] and (unit % 2 or not self.late_under_way[unit // 2]):
+            stopped = is_array[unit] and self.late_under_way[core_of_unit[unit]]
+            if self.ready_tiles[unit] and self.unit_free[unit] and not stopped:
                 tile = self.order[heapq.heappop(self.ready_tiles[unit])]
                 self.unit_free[unit] = False
                 self.run_start[tile] = self.now
@@ -209,8 +211,8 @@ class ListScheduler:
                 end = self.now + cycles
                 heapq.heappush(self.events, (end, tile, _Event.END, True, tile))
         for unit in self.touched_units:
-            if unit % 2 == 0 and self.late_waiting[unit // 2]:
-                self._offer_late(unit // 2)
+            if is_array[unit] and self.late_waiting[core_of_unit[unit]]:
+                self._offer_late(core_of_unit[unit])
         self.touched_units.clear()
         self.traffic.start(self._waits_for_turn, self._begin_move)
 
@@ -234,7 +236,8 @@ class ListScheduler:
 
     def _may_load_late(self, number: int) -> bool:
         """Whether no array that it stops works or could, and some core cannot go on in order without it."""
-        if any(not self.unit_free[2 * core] or self.ready_tiles[2 * core] for core in self.single_buffered[number]):
+        arrays = [self.problem.array_of[core] for core in self.single_buffered[number]]
+        if any(not self.unit_free[array] or self.ready_tiles[array] for array in arrays):
             return False
         for residency, core in zip(self.transfers[number].filled, self.single_buffered[number], strict=True):
             left = self.array_tiles[core]
@@ -297,7 +300,7 @@ class ListScheduler:
             self.traffic.end(transfer.route)
             for core in self.single_buffered[number]:
                 self.late_under_way[core] -= 1
-                self.touched_units.add(2 * core)
+                self.touched_units.add(self.problem.array_of[core])
             if transfer.source != OFF_CHIP:
                 self._release(transfer.source)
         elif transfer.target == OFF_CHIP:

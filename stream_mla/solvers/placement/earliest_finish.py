@@ -7,7 +7,7 @@ known here, and of bandwidths only each core's fair share.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_mla.hardware.interconnect import SHARE
+from stream_mla.hardware.work import UnitKind
 from stream_mla.schedule.problem import Problem
 from stream_mla.workload.operator_graph import Kind
 
@@ -30,6 +31,8 @@ class _Choice:
 
     cores: NDArray[np.int64]
     types: tuple[str, ...]
+    units: Mapping[UnitKind, NDArray[np.int64]]
+    """The number of each core's unit, by kind."""
 
 
 def can_wait(problem: Problem) -> list[bool]:
@@ -46,7 +49,7 @@ class _Assignment:
         self.problem, self.order, self.even, self.gather = problem, order, even, gather
         count = len(problem.cores)
         self.core_of = [-1] * len(problem.group_tiles)
-        self.free = np.zeros(2 * count)
+        self.free = np.zeros(len(problem.units))
         """When each unit is done with what it has begun."""
         self.promised = np.zeros(count)
         """Cycles of tiles that each core was given and has not begun."""
@@ -58,7 +61,7 @@ class _Assignment:
         """As `cycles_per_bit`, for what is given in cycles at a fair share of the DRAM."""
         self.choices: dict[tuple[int, ...], _Choice] = {}
         self.can_wait = can_wait(problem)
-        arrays = max(1, len(list(problem.accelerator.array_cores())))
+        arrays = max(1, problem.accelerator.count(UnitKind.ARRAY))
         self.share = problem.resources[0].capacity / SHARE / arrays
         """Of the DRAM's bandwidth, for each core with an array."""
         self.loads = self._load_cycles()
@@ -102,7 +105,8 @@ class _Assignment:
         cores = self.problem.candidates[group]
         if cores not in self.choices:
             types = tuple(self.problem.cores[core].type.name for core in cores)
-            self.choices[cores] = _Choice(cores=np.array(cores), types=types)
+            units = {kind: np.array(numbers)[list(cores)] for kind, numbers in self.problem.units_of_kind.items()}
+            self.choices[cores] = _Choice(cores=np.array(cores), types=types, units=units)
         return self.choices[cores]
 
     def _best(self, group: int, first: int) -> int:
@@ -116,8 +120,10 @@ class _Assignment:
         if self.gather and (core := self._sharer(choice, reads, members)) >= 0:
             return core
         ready = max((self.end[before] for before in tile_graph.predecessors[first]), default=0.0)
-        unit = problem.unit(first, 0)
-        done = np.maximum(self.free[2 * choice.cores + unit], ready) + TIE * self.given[choice.cores]
+        done = (
+            np.maximum(self.free[choice.units[tile_graph.tiles[first].work.unit_kind]], ready)
+            + TIE * self.given[choice.cores]
+        )
         if self.even or (tile_graph.tiles[first].operator in tile_graph.tiling.eager and len(members) > 1):
             done = done + self.promised[choice.cores]
         done = self._with_moves(done, choice, reads)

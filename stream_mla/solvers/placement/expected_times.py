@@ -51,7 +51,7 @@ class _Expectation:
         self.in_order = [core.type.array is not None for core in problem.cores]
         for number in order:
             unit = self.unit_of[number]
-            if self.in_order[unit // 2] and not self.can_wait[number]:
+            if self.in_order[problem.core_of_unit[unit]] and not self.can_wait[number]:
                 self.queue[unit].append(number)
         self.offered: dict[int, list[tuple[float, int]]] = defaultdict(list)
         """Of each unit: the tiles that can start, of those it may take in any order, and those that fill the DRAM."""
@@ -100,7 +100,7 @@ class _Expectation:
         found: list[bool] = [False] * len(self.core_of)
         for members in self.problem.group_tiles:
             core = self.core_of[members[0]]
-            on_array = (number for number in members if self.unit_of[number] % 2 == 0)
+            on_array = (number for number in members if self.problem.is_array[self.unit_of[number]])
             cycles = sum(self.problem.cost(number, core).cycles for number in on_array)
             blocks = {load[0] for number in members for load in self.loads[number]}
             loaded = sum(self.problem.tile_graph.blocks[block].bits for block in blocks) / self.rates[core]
@@ -120,7 +120,7 @@ class _Expectation:
     def _next(self, unit: int, now: float) -> int:
         """Return the tile that a free unit takes, or -1: one that can wait only where the DRAM would idle."""
         queue, offered = self.queue[unit], self.offered[unit]
-        core = unit // 2
+        core = self.problem.core_of_unit[unit]
         while queue and queue[0] in self.taken:
             self.ahead_bits[core] -= self._written_bits(queue.popleft())
         while offered and offered[0][1] in self.taken:
@@ -133,7 +133,7 @@ class _Expectation:
             if first < 0:
                 heapq.heappush(self.events, (loaded, ~unit))  # look again then
         waits = first < 0 or (not self.computes[first] and self.loaded[core] + self._load_cycles(first) > now)
-        if waits and self.turns is Turns.AHEAD and unit % 2 == 0:
+        if waits and self.turns is Turns.AHEAD and self.problem.is_array[unit]:
             ahead = self._ahead(unit, only_computing=first >= 0)
             if ahead >= 0:
                 return self._before_turn(ahead)
@@ -143,7 +143,7 @@ class _Expectation:
 
     def _ahead(self, unit: int, *, only_computing: bool) -> int:
         """Return the first tile that can start before its turn and finds room for what it writes, or -1."""
-        core = unit // 2
+        core = self.problem.core_of_unit[unit]
         room = PREFETCH_SHARE * self.problem.cores[core].type.sram.capacity - self.ahead_bits[core]
         for ready in self.ready[unit][: 1 if only_computing else 2]:
             while ready and self.order[ready[0]] in self.taken:
@@ -169,7 +169,7 @@ class _Expectation:
         number = self._next(unit, now)
         if number < 0:
             return
-        core = unit // 2
+        core = self.problem.core_of_unit[unit]
         ahead = PREFETCH_SHARE * self.problem.cores[core].type.sram.capacity / self.rates[core]
         self.loaded[core] = max(self.loaded[core], now - ahead) + self._load_cycles(number)
         self.present.update(self.loads[number])

@@ -79,7 +79,7 @@ class _Placement:
         self.problem = problem
         self.types = [core.type.name for core in problem.cores]
         self.capacity = [resource.capacity for resource in problem.resources]
-        self.units = [_Unit() for _ in range(2 * len(problem.cores))]
+        self.units = [_Unit() for _ in problem.units]
         self.carried = [0.0] * len(problem.resources)
         """Cycles that each resource needs for all traffic given out so far."""
         self.core_of = [-1] * len(problem.group_tiles)
@@ -142,23 +142,26 @@ class _Placement:
 
     def _asked(self, tile: int) -> Sequence[int]:
         """Cores that a tile's cluster may be given to."""
-        cores, unit = self.problem.candidates[self.problem.tile_graph.tiles[tile].group], self.problem.unit(tile, 0)
+        cores, unit_on = (
+            self.problem.candidates[self.problem.tile_graph.tiles[tile].group],
+            self.problem.units_of_tile[tile],
+        )
         if len(cores) <= MANY:
             return cores
-        least = nsmallest(FEW, cores, key=lambda core: self.units[2 * core + unit].free_at)
+        least = nsmallest(FEW, cores, key=lambda core: self.units[unit_on[core]].free_at)
         holders = {core for block in self.problem.tile_graph.tiles[tile].reads for core in self.holders[block]}
         return sorted({*least, *holders.intersection(cores)})
 
     def _choose(self, tile: int, needs: Sequence[_Need], ready: float) -> int:
         """The core on which the cluster of a tile would be finished first; no other tile of it has a core yet."""
-        costs, unit = self.problem.costs, self.problem.unit(tile, 0)
+        costs, unit_on = self.problem.costs, self.problem.units_of_tile[tile]
         members = self.problem.group_tiles[self.problem.tile_graph.tiles[tile].group]
         cores = self._asked(tile)
         types = {self.types[core] for core in cores}
         work = {kind: sum(costs[member][kind].cycles for member in members) for kind in types}
         best, chosen = inf, cores[0]
         for core in cores:
-            kind, at = self.types[core], self.units[2 * core + unit]
+            kind, at = self.types[core], self.units[unit_on[core]]
             rest, cycles = at.promised + work[kind], costs[tile][kind].cycles
             if at.first_gap(ready, cycles) + rest < best:
                 finish = at.first_gap(self._inputs(needs, core, ready, best - rest), cycles) + rest

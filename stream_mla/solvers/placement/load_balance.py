@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stream_mla.hardware.interconnect import OFF_CHIP, SHARE
+from stream_mla.hardware.work import UnitKind
 from stream_mla.schedule.problem import Problem
 
 _Kind = tuple[int, float, tuple[int, ...]]
@@ -20,7 +21,7 @@ _Kind = tuple[int, float, tuple[int, ...]]
 class _Balance:
     def __init__(self, problem: Problem, core_of_group: Sequence[int]) -> None:
         self.problem, self.core_of = problem, list(core_of_group)
-        share = problem.resources[0].capacity / max(1, len(list(problem.accelerator.array_cores())))
+        share = problem.resources[0].capacity / max(1, problem.accelerator.count(UnitKind.ARRAY))
         self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
         self.arrays = np.zeros(len(problem.cores))
         self.loads = np.zeros(len(problem.cores))
@@ -45,7 +46,7 @@ class _Balance:
 
     def _kind(self, group: int) -> _Kind:
         problem, core = self.problem, self.core_of[group]
-        on_array = (tile for tile in problem.group_tiles[group] if problem.unit(tile, core) % 2 == 0)
+        on_array = (tile for tile in problem.group_tiles[group] if problem.is_array[problem.unit(tile, core)])
         bits = sum(problem.tile_graph.blocks[block].bits for block in self._loaded(group, shared=False))
         name = problem.cores[core].type.name
         alike = tuple(n for n in problem.candidates[group] if problem.cores[n].type.name == name)
