@@ -13,6 +13,7 @@ from stream_mla.results.outcome import Interrupted, Outcome, SegmentOutcome
 from stream_mla.results.segment_totals import segment_totals
 from stream_mla.results.summary import summarise
 from stream_mla.schedule.candidate import Candidate, Progress
+from stream_mla.solvers.budget import Budget
 from stream_mla.solvers.energy_mappings import MappingPool
 from stream_mla.solvers.optimizer import Optimizer
 from stream_mla.solvers.tiling_search import best_first_tile_count
@@ -20,49 +21,61 @@ from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
 from stream_mla.workload.segments import segments, stages_of, whole
 
-PASS_TILES = 150_000
-"""About as many tiles has a pass: it is scheduled within a minute, and what its start and end cost is little."""
 
-
-def evaluate(point: Point, progress: Progress = lambda _: None, starts: Sequence[Candidate] = ()) -> Outcome:
-    """Schedule one point, no worse than any of `starts`.
+def evaluate(
+    point: Point,
+    progress: Progress = lambda _: None,
+    starts: Sequence[Candidate] = (),
+    *,
+    budget: Budget | None = None,
+) -> Outcome:
+    """Schedule one point, no worse than any of `starts`; without a budget, within that of the point.
 
     InfeasibleError is a proof, NoScheduleError means that no tiling that was tried fits; both name tensor, bytes and
     memory. Interrupted, a KeyboardInterrupt, carries the best schedule found until then.
     """
-    return evaluate_graph(point, lower(point.workload, point.scheme), progress, starts)
+    return evaluate_graph(point, lower(point.workload, point.scheme), progress, starts, budget=budget)
 
 
 def evaluate_graph(
-    point: Point, graph: OperatorGraph, progress: Progress = lambda _: None, starts: Sequence[Candidate] = ()
+    point: Point,
+    graph: OperatorGraph,
+    progress: Progress = lambda _: None,
+    starts: Sequence[Candidate] = (),
+    *,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Schedule an operator graph that need not be what the point's scheme lowers to.
 
-    One with too many tiles for that is scheduled in passes: without `starts`, and not under a latency cap.
+    A graph with too many tiles to be scheduled as a whole is scheduled in passes: without `starts`, and not under a
+    latency cap.
     """
+    budget = budget or Budget.of(point)
     try:
-        return evaluate_in(MappingPool(point, graph, progress), point, graph, progress, starts)
+        return evaluate_in(MappingPool(point, graph, progress, budget), point, graph, progress, starts, budget=budget)
     except TooManyTilesError:
         if point.latency_cap_cycles is not None:
             raise
         progress("too many tiles to be scheduled as a whole")
-        return _in_passes(point, graph, progress)
+        return _in_passes(point, graph, progress, budget)
 
 
-def _in_passes(point: Point, graph: OperatorGraph, progress: Progress) -> Outcome:
-    """Schedule a layer pass by pass; the passes share the solver's time."""
+def _in_passes(point: Point, graph: OperatorGraph, progress: Progress, budget: Budget) -> Outcome:
+    """Return the outcome of a layer that is scheduled pass by pass; the passes share the solver's time."""
     parts = [
         part
         for stage in stages_of(graph)
-        for part in segments(graph, stage, -(-best_first_tile_count(point, whole(graph, stage)) // PASS_TILES))
+        for part in segments(graph, stage, _segment_count(point, whole(graph, stage), budget))
     ]
     share = replace(point, time_limit_s=point.time_limit_s / len(parts))
+    budget = replace(budget, time_limit_s=budget.time_limit_s / len(parts))
     done: list[SegmentOutcome] = []
     interrupted = False
     for number, part in enumerate(parts, start=1):
         name = f"pass {number} of {len(parts)} (runs {part.times} x), "
         try:
-            outcome = evaluate_in(MappingPool(share, part.graph, progress), share, part.graph, _named(name, progress))
+            pool = MappingPool(share, part.graph, progress, budget)
+            outcome = evaluate_in(pool, share, part.graph, _named(name, progress), budget=budget)
         except Interrupted as interrupt:
             if number < len(parts):
                 raise KeyboardInterrupt from None  # no schedule of the whole
@@ -76,16 +89,27 @@ def _in_passes(point: Point, graph: OperatorGraph, progress: Progress) -> Outcom
     return found
 
 
+def _segment_count(point: Point, stage: OperatorGraph, budget: Budget) -> int:
+    """Return into how many segments a stage is cut."""
+    return -(-best_first_tile_count(point, stage) // budget.segment_tiles)
+
+
 def _named(name: str, progress: Progress) -> Progress:
     return lambda said: progress(name + said)
 
 
 def evaluate_in(
-    pool: MappingPool, point: Point, graph: OperatorGraph, progress: Progress, starts: Sequence[Candidate] = ()
+    pool: MappingPool,
+    point: Point,
+    graph: OperatorGraph,
+    progress: Progress,
+    starts: Sequence[Candidate] = (),
+    *,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Schedule a graph whose tilings a pool keeps, for several points that differ in what is minimised."""
     require(graph, point.accelerator)
-    optimizer = Optimizer(point, graph, progress)
+    optimizer = Optimizer(point, graph, progress, budget or Budget.of(point))
     try:
         optimizer.run(pool, starts)
     except KeyboardInterrupt:

@@ -30,7 +30,7 @@ from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem, price
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.tiling_search import MOST_TILES
+from stream_mla.solvers.budget import Budget
 from stream_mla.workload.lowering.attention import lower
 
 
@@ -116,7 +116,7 @@ def _heft_first(point: Point, _tiling: Path) -> tuple[Measured, Facts | None]:
     graph = lower(point.workload, point.scheme)
     why = "no tiling"
     for number, tiling in enumerate(candidate_tilings(graph, point.accelerator, {}, point.policy)):
-        if tile_count(graph, tiling) > MOST_TILES:
+        if tile_count(graph, tiling) > Budget.of(point).max_tiles:
             continue
         problem = _priced(point, tiling)
         try:

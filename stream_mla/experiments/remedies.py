@@ -1,7 +1,7 @@
-"""What would make a point fit that does not: changes that were tried, each shown by a greedy schedule.
+"""Changes that would make a point fit that does not, each tried and shown by a greedy schedule.
 
 Each change is as small as the search for it finds: sizes are bisected, as if what fits one size fits all larger ones.
-The search ends after `MOST_STEPS` tiles or `MOST_SECONDS`; what it did not come to is not said.
+The search ends when its budget is spent; the changes it did not come to are not named.
 """
 
 import time
@@ -11,27 +11,28 @@ from dataclasses import replace
 from stream_mla.errors import StreamMlaError
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
-from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.requirements import dram_bits, require
-from stream_mla.mapping.tiling.tile_graph import Tiling, tile_count
-from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.point import Point
 from stream_mla.schedule.candidate import Progress
-from stream_mla.schedule.problem import price
-from stream_mla.solvers.list_scheduling.greedy import greedy
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.tiling_search import TilingSearch
 from stream_mla.workload.lowering.attention import lower
-from stream_mla.workload.operator_graph import OperatorGraph
 
-MOST_TILES = 20_000
-"""Tilings of more tiles are not tried here."""
-MOST_STEPS = 400_000
-MOST_SECONDS = 30.0
 KIB = 8 * 1024
-"""Bits; memories grow in whole KiB."""
+"""The bits of a KiB; memories grow in whole KiB, as datasheets count them."""
 DOUBLINGS = 12
-"""A memory is made at most 2^12 times as large."""
+"""A memory is made at most 2^12 times as large: more than any core has."""
 NARROW = 8
-"""The width that is tried for wider tensors."""
+"""This width in bits is tried for wider tensors: the narrowest that all shipped arrays multiply."""
+
+
+def remedies_budget(point: Point) -> Budget:
+    """Return the budget for the changes of a point together: 400,000 tiles, which take about a minute, or 30 seconds.
+
+    A single tiling may have a twentieth of that.
+    """
+    return replace(Budget.of(point), max_tiles=20_000, total_tiles=400_000, search_time_s=30.0)
 
 
 class _SpentError(Exception):
@@ -39,52 +40,37 @@ class _SpentError(Exception):
 
 
 class _Trials:
-    """Points that were tried, within a budget."""
+    """Points that are tried one after the other within one budget."""
 
-    def __init__(self, most_steps: int, most_seconds: float) -> None:
-        self.steps_left, self.deadline = most_steps, time.perf_counter() + most_seconds
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.deadline = time.perf_counter() + budget.search_time_s
         self.left_out = False
         """Whether a tiling was not tried because of its many tiles."""
 
     def fits(self, point: Point) -> Tiling | None:
-        """Return the first tiling of a point that has a greedy schedule."""
+        """Return the first tiling of a point that has a greedy schedule, None if there is none."""
         graph = lower(point.workload, point.scheme)
+        left = replace(self.budget, search_time_s=self.deadline - time.perf_counter())
+        search = TilingSearch(point, graph, Objective.LATENCY, left, progress=lambda _: None)
         try:
             require(graph, point.accelerator)
-            for tiling in candidate_tilings(graph, point.accelerator, point.tile_sizes, point.policy):
-                if self._schedules(graph, point.accelerator, tiling):
-                    return tiling
-        except StreamMlaError:  # what no tiling can help
-            return None
-        return None
-
-    def _schedules(self, graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> bool:
-        tiles = tile_count(graph, tiling)
-        if self.steps_left <= 0 or time.perf_counter() > self.deadline:
-            raise _SpentError
-        if tiles > MOST_TILES:
-            self.left_out = True
-            return False
-        self.steps_left -= tiles
-        try:
-            greedy(price(tile(graph, tiling), accelerator, Objective.LATENCY))
+            return next(search.candidates()).problem.tile_graph.tiling
         except StreamMlaError:
-            return False
-        return True
+            if search.spent:
+                raise _SpentError from None
+            return None
+        finally:
+            self.budget = replace(self.budget, total_tiles=self.budget.total_tiles - search.tiles)
+            self.left_out |= bool(search.too_many)
 
 
-def remedies(
-    point: Point,
-    progress: Progress = lambda _: None,
-    *,
-    most_steps: int = MOST_STEPS,
-    most_seconds: float = MOST_SECONDS,
-) -> list[str] | None:
+def remedies(point: Point, progress: Progress = lambda _: None, *, budget: Budget | None = None) -> list[str] | None:
     """Return the changes that make a point fit, each with its number and as small as it was found.
 
     None where it fits as it is: then its memories are not why it has no schedule.
     """
-    trials = _Trials(most_steps, most_seconds)
+    trials = _Trials(budget or remedies_budget(point))
     found: list[str] = []
     try:
         if trials.fits(point):
@@ -162,7 +148,8 @@ def _larger_sram(point: Point, trials: _Trials) -> Iterator[str]:
         )
         trials.left_out = False
         for size in smallest:
-            beside = f"; smaller ones only with more than {MOST_TILES:,} tiles, if at all" if trials.left_out else ""
+            most = trials.budget.max_tiles
+            beside = f"; smaller ones only with more than {most:,} tiles, if at all" if trials.left_out else ""
             yield f"an SRAM of {size:,} KiB in {name} (now {_kib(kind.sram.capacity)}{beside})"
 
 

@@ -1,13 +1,16 @@
 """A schedule with its problem and bounds, and how it was found."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import fsum
 
+from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.schedule.bounds.schedule_bounds import Bounds
+from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
+from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule, energy_parts_pj
 
 Progress = Callable[[str], None]
@@ -65,12 +68,33 @@ class Candidate:
         return self is not other and self.value(tie) < other.value(tie)
 
 
-def standing(value: float, bound: float, objective: Objective) -> str:
-    """Say how good the best schedule is."""
+def gap_line(value: float, bound: float, objective: Objective) -> str:
+    """Say how good a schedule is: its value, the bound on it, and the gap between them."""
     gap = f"gap {max(0.0, value - bound) / max(value, 1):.2%}"
     if objective is Objective.ENERGY:
         return f"best {value / 1e9:,.4f} mJ, bound {bound / 1e9:,.4f}, {gap}"
     return f"best {value:,.0f} cycles, bound {bound:,.0f}, {gap}"
+
+
+@gc_paused
+def verified(candidate: Candidate) -> Candidate:
+    """Return the replay of a candidate; both must obey all rules, and the replay may not be later."""
+    if candidate.checked:
+        return candidate
+    problem, schedule = candidate.problem, candidate.schedule
+    again = replay(problem, schedule)
+    for what, entry in (("schedule", schedule), ("replay", again)):
+        if entry is again and again == schedule:
+            continue  # the same times obey the same rules
+        if broken := violations(problem, entry):
+            raise AssertionError(
+                f"the {what} of {candidate.found_by} breaks {len(broken)} rules: {'; '.join(broken[:5])}"
+            )
+    if again.latency_cycles > schedule.latency_cycles:
+        raise AssertionError(
+            f"{candidate.found_by} claims {schedule.latency_cycles} cycles, the replay takes {again.latency_cycles}"
+        )
+    return replace(candidate, schedule=again, checked=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from stream_mla.schedule.bounds.schedule_bounds import Bounds, bounds
 from stream_mla.schedule.candidate import Candidate, Progress
 from stream_mla.schedule.problem import Problem, mix, price, products
 from stream_mla.schedule.replay import replay
-from stream_mla.solvers.tiling_search import greedy_candidates
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.tiling_search import TilingSearch
 from stream_mla.workload.operator_graph import OperatorGraph
 
 SMALL_SAVING = 1e-4
@@ -26,8 +27,10 @@ HALVINGS = 5
 class MappingPool:
     """Tilings of one point with their schedules and prices, kept while a front is drawn, whose points share them."""
 
-    def __init__(self, point: Point, graph: OperatorGraph, progress: Progress) -> None:
-        self._tried = greedy_candidates(point, graph, Objective.LATENCY, progress)
+    def __init__(self, point: Point, graph: OperatorGraph, progress: Progress, budget: Budget | None = None) -> None:
+        """Search the tilings within a budget; without one, within that of the point."""
+        search = TilingSearch(point, graph, Objective.LATENCY, budget or Budget.of(point), progress)
+        self._tried = search.candidates()
         self._fast: list[Candidate] = []
         self._prices: dict[int, tuple[Problem, Problem, Bounds]] = {}
         self._under: dict[tuple[int, frozenset[int]], Candidate] = {}

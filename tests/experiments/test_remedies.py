@@ -7,7 +7,7 @@ import pytest
 from stream_mla.errors import StreamMlaError
 from stream_mla.evaluation import evaluate
 from stream_mla.experiments import remedies as what_if
-from stream_mla.experiments.remedies import advice, remedies
+from stream_mla.experiments.remedies import advice, remedies, remedies_budget
 from stream_mla.frontends import catalog
 from stream_mla.mapping.requirements import dram_bits
 from stream_mla.point import Point
@@ -122,9 +122,10 @@ def test_what_fits_needs_no_change() -> None:
 
 
 def test_a_budget_that_ends_keeps_what_was_found() -> None:
-    capacity = needs(with_work(POINT, batch=5)) + 8
-    assert remedies(with_dram(capacity), most_steps=1) == ["--bits cache=8"]
-    assert remedies(with_dram(capacity), most_seconds=0.0) == []
+    short = with_dram(needs(with_work(POINT, batch=5)) + 8)
+    budget = remedies_budget(short)
+    assert remedies(short, budget=replace(budget, total_tiles=1)) == ["--bits cache=8"]
+    assert remedies(short, budget=replace(budget, search_time_s=0.0)) == []
 
 
 def test_advice_says_what_was_tried() -> None:

@@ -12,7 +12,8 @@ from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule, energy_parts_pj, route_of
-from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.cp_sat.solve import improve
 from tests.helpers import Step, block, bus, core_type, forward, hand_problem, machine, wire
 
 BUDGET = Budget(time_limit_s=20, gap_limit=0.0, seed=1, workers=1)

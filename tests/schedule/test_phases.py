@@ -13,7 +13,7 @@ from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.cp_sat.solve import Budget
+from stream_mla.solvers.budget import Budget
 from stream_mla.workload.lowering.attention import lower
 from tests.helpers import Step, block, core_type, forward, hand_problem, latent, machine, uncut, workload
 from tests.oracle import tiny_problem, with_phases

@@ -1,6 +1,5 @@
 """A layer in passes computes the same as the layer, costs what its passes cost, and is stored and told as such."""
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate, product
@@ -24,6 +23,7 @@ from stream_mla.results import store
 from stream_mla.results.render import tables
 from stream_mla.results.result import Status
 from stream_mla.schedule.checker import violations
+from stream_mla.solvers.budget import Budget
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
 from stream_mla.workload.segments import Segment, handed_over, segments, stages_of
@@ -143,10 +143,8 @@ def test_keys_of_a_group_are_made_before_its_heads() -> None:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> Point:
-    """A point whose layer has more tiles than may be scheduled as a whole, of which a pass has about 500."""
-    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.tiling_search"), "MOST_TILES", 1500)
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "PASS_TILES", 500)
+def few() -> Point:
+    """A point whose layer has more tiles than `in_passes` allows to be scheduled as a whole."""
     model = catalog.load_model("deepseek_v2_lite")
     return point_of(
         Workload(model=model, batch=1, query_tokens=256, cached_tokens=0, precision=model.precision),
@@ -156,8 +154,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Point:
     )
 
 
+def in_passes(point: Point) -> Budget:
+    """The budget under which tilings have at most 1,500 tiles, and a pass about 500."""
+    return replace(Budget.of(point), max_tiles=1500, segment_tiles=500)
+
+
 def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> None:
-    outcome = evaluate(few)
+    outcome = evaluate(few, budget=in_passes(few))
     result = outcome.result
     graph = lower(few.workload, few.scheme)
     assert [len(stage) for stage in stages_of(graph)] == [4, 9, 1]
@@ -188,10 +191,9 @@ def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> 
     ) in told
 
 
-def test_passes_cost_little_beside_a_schedule_of_the_whole(few: Point, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_cost_little_beside_a_schedule_of_the_whole(few: Point) -> None:
     """On one core a pass starts with loads that nothing hides, and queries and contexts pass the DRAM."""
-    result = evaluate(few).result
-    monkeypatch.undo()
+    result = evaluate(few, budget=in_passes(few)).result
     whole = evaluate(few).result
     assert whole.passes == ()
     assert result.ideal_cycles == whole.ideal_cycles
@@ -200,11 +202,11 @@ def test_passes_cost_little_beside_a_schedule_of_the_whole(few: Point, monkeypat
 
 def test_the_cap_that_passes_find_is_that_of_the_layer(few: Point) -> None:
     """Latency, then energy: each pass keeps to 0.1 % of its own best latency, so do all of them together."""
-    result = evaluate(replace(few, objective=Objective.LATENCY_THEN_ENERGY)).result
+    result = evaluate(replace(few, objective=Objective.LATENCY_THEN_ENERGY), budget=in_passes(few)).result
     assert result.latency_cap_cycles is not None
     assert result.latency_cycles <= result.latency_cap_cycles <= 1.01 * result.latency_cycles
 
 
 def test_a_cap_on_the_latency_needs_a_schedule_of_the_whole(few: Point) -> None:
     with pytest.raises(TooManyTilesError, match=r"would cut it into [\d,]+ tiles, more than 1,500"):
-        evaluate(replace(few, objective=Objective.ENERGY, latency_cap_cycles=10**9))
+        evaluate(replace(few, objective=Objective.ENERGY, latency_cap_cycles=10**9), budget=in_passes(few))

@@ -22,23 +22,13 @@ from ortools.sat.python import cp_model
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule, energy_parts_pj
+from stream_mla.solvers.budget import Budget
 from stream_mla.solvers.cp_sat.model import ENERGY_STEPS, Model
 
 MOST_CHOICES = 1500
 STEPS_PER_DETERMINISTIC_SECOND = 400
 """One unit of OR-Tools' deterministic time takes about a second with up to so many tiles and moves, and proportionally
 longer with more (measured with 9.15: 1.0 s at 500, 4.5 s at 1,900, 10 s at 3,500)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How long to search, and how to repeat it."""
-
-    time_limit_s: float
-    gap_limit: float
-    """Stop when the schedule is proven to be within this share of the optimum."""
-    seed: int
-    workers: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from stream_mla.gc_pause import gc_paused
 from stream_mla.schedule.activities import Activities, activities
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.budget import Budget
 from stream_mla.solvers.cutoff import CutoffError
 from stream_mla.solvers.improvement.local_search import Improved, LocalSearch
 from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
@@ -24,10 +25,9 @@ from stream_mla.solvers.placement.priorities import in_precedence
 
 STEP_S = 2.5e-5
 """What a round costs for each tile and move, in about seconds (measured)."""
-PATIENCE = 300
-"""The search ends after so many rounds in a row without a gain."""
-NEAR = 0.05
-"""Half of the changes of order move a cluster by about this share of all tiles, the others by any distance."""
+SHIFT_SPREAD = 0.05
+"""Half of the changes of order move a group by about this share of all tiles (the standard deviation), the others by
+any distance: most orders that are better differ little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +41,18 @@ class _Decisions:
 def climb(
     problem: Problem,
     schedule: Schedule,
+    budget: Budget,
     *,
-    enough_cycles: float,
-    time_limit_s: float,
-    seed: int,
+    lower_bound_cycles: float,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Improved:
-    """Search until the time is over or few enough cycles are reached; Ctrl-C ends it with the best schedule so far."""
-    return _Climb(problem, schedule, seed).run(enough_cycles, time_limit_s, progress)
+    """Search until the budget is spent or the gap small enough; Ctrl-C ends it with the best schedule so far."""
+    return _Climb(problem, schedule, budget).run(lower_bound_cycles, progress)
 
 
 class _Climb(LocalSearch):
-    def __init__(self, problem: Problem, schedule: Schedule, seed: int) -> None:
-        super().__init__(schedule, seed, PATIENCE)
+    def __init__(self, problem: Problem, schedule: Schedule, budget: Budget) -> None:
+        super().__init__(schedule, budget)
         self.problem = problem
         self.round_s = STEP_S * (len(schedule.runs) + len(schedule.transfers))
         self.movable = [group for group, able in enumerate(problem.candidates) if len(able) > 1]
@@ -69,8 +68,8 @@ class _Climb(LocalSearch):
         self.limit: float = inf
         """What the decisions take; before the first round that is not known."""
 
-    def affords(self, time_limit_s: float) -> bool:
-        return (self.rounds + 1) * self.round_s <= time_limit_s
+    def affords_round(self) -> bool:
+        return (self.rounds + 1) * self.round_s <= self.budget.time_limit_s
 
     @gc_paused
     def round(self) -> Schedule | None:
@@ -101,7 +100,7 @@ class _Climb(LocalSearch):
         return _Decisions(acts=activities(self.problem, cores), keys=self.now.keys)
 
     def _sooner_or_later(self) -> _Decisions:
-        return self._shifted(self._any_cluster(), self.random.gauss(0.0, NEAR * len(self.now.keys)))
+        return self._shifted(self._any_cluster(), self.random.gauss(0.0, SHIFT_SPREAD * len(self.now.keys)))
 
     def _past_another(self) -> _Decisions:
         one, two = self._any_cluster(), self._any_cluster()

@@ -17,6 +17,7 @@ import numpy as np
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import Cycles, moved, read_steps, times
+from stream_mla.solvers.budget import Budget
 from stream_mla.solvers.cp_sat.window_model import Found, solve_window
 from stream_mla.solvers.improvement.local_search import Improved, LocalSearch
 from stream_mla.solvers.improvement.right_shift import right_shift_times
@@ -27,42 +28,41 @@ REACH = 8
 """Steps that are put off behind a window, for each in it."""
 WORK = 0.5
 """Deterministic time that a window may take."""
-ROUND_S, STEP_S, SETTLE_S = 0.02, 4e-4, 1e-4
+ROUND_S, STEP_S, REPLAY_S = 0.02, 4e-4, 1e-4
 """What a round costs besides, in about seconds: itself, each step of its window, and each step of the whole where it
 gains (measured)."""
 GROW, SHRINK = 1.3, 0.7
-PATIENCE = 40
-"""The search ends after so many rounds in a row without a gain."""
 
-Settle = Callable[[Schedule], Schedule]
-"""The replay of a schedule, checked."""
+Replayed = Callable[[Schedule], Schedule]
+"""A function that returns the replay of a schedule, checked."""
 
 
 def improve_windows(
     problem: Problem,
     schedule: Schedule,
-    settle: Settle,
+    replayed: Replayed,
+    budget: Budget,
     *,
-    enough_cycles: float,
-    time_limit_s: float,
-    seed: int,
+    lower_bound_cycles: float,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Improved:
-    """Search until the time is over or few enough cycles are reached; Ctrl-C ends it with the best schedule so far."""
-    return _Search(problem, schedule, settle, seed).run(enough_cycles, time_limit_s, progress)
+    """Search until the budget is spent or the gap small enough; Ctrl-C ends it with the best schedule so far."""
+    return _Windows(problem, schedule, replayed, budget).run(lower_bound_cycles, progress)
 
 
-class _Search(LocalSearch):
-    def __init__(self, problem: Problem, schedule: Schedule, settle: Settle, seed: int) -> None:
-        super().__init__(schedule, seed, PATIENCE)
-        self.problem, self.settle = problem, settle
+class _Windows(LocalSearch):
+    """The search over windows, and the times of the best schedule."""
+
+    def __init__(self, problem: Problem, schedule: Schedule, replayed: Replayed, budget: Budget) -> None:
+        super().__init__(schedule, budget)
+        self.problem, self.replayed = problem, replayed
         self.steps = read_steps(problem, schedule)
         self.width = float(FIRST)
-        self.spent = SETTLE_S * len(self.steps.cycles)
+        self.spent = REPLAY_S * len(self.steps.cycles)
         self._read(schedule)
 
-    def affords(self, time_limit_s: float) -> bool:
-        return self.spent < time_limit_s
+    def affords_round(self) -> bool:
+        return self.spent < self.budget.time_limit_s
 
     def _read(self, schedule: Schedule) -> None:
         self.times = times(schedule)
@@ -77,12 +77,12 @@ class _Search(LocalSearch):
         end = self.cycles if first + width >= count else instants[1]
         return instants[0], end, self.cycles if first + width * REACH >= count else max(instants[2], end)
 
-    def _settled(self, start: Cycles) -> Schedule:
-        """Replay the schedule with other starts."""
-        self.spent += SETTLE_S * len(self.steps.cycles)
-        settled = self.settle(moved(self.best, self.steps, start))
-        self._read(settled)
-        return settled
+    def _moved(self, start: Cycles) -> Schedule:
+        """Return the replay of the schedule with other starts."""
+        self.spent += REPLAY_S * len(self.steps.cycles)
+        found = self.replayed(moved(self.best, self.steps, start))
+        self._read(found)
+        return found
 
     def round(self) -> Schedule | None:
         """Solve a window."""
@@ -96,4 +96,4 @@ class _Search(LocalSearch):
         self.spent += ROUND_S + STEP_S * self.width * (1 + REACH / 10) + found.work
         self.width *= GROW if found.proven and not found.gain else 1.0 if found.gain else SHRINK
         self.width = min(max(self.width, FEWEST), MOST)
-        return self._settled(found.start) if found.gain else None
+        return self._moved(found.start) if found.gain else None

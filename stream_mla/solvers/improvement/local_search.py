@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stream_mla.schedule.schedule import Schedule
+from stream_mla.solvers.budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +26,14 @@ class Improved:
 class LocalSearch(ABC):
     """The best schedule so far, and how the search for a better one gets on."""
 
-    def __init__(self, schedule: Schedule, seed: int, patience: int) -> None:
-        """The search ends after `patience` rounds in a row without a gain."""
+    def __init__(self, schedule: Schedule, budget: Budget) -> None:
         self.best, self.cycles = schedule, schedule.latency_cycles
-        self.random, self.patience = random.Random(seed), patience
+        self.budget, self.random = budget, random.Random(budget.seed)
         self.rounds = self.gains = self.vain = 0
 
     @abstractmethod
-    def affords(self, time_limit_s: float) -> bool:
-        """Return whether the limit allows for one more round."""
+    def affords_round(self) -> bool:
+        """Return whether the time limit allows for one more round."""
 
     @abstractmethod
     def round(self) -> Schedule | None:
@@ -48,13 +48,14 @@ class LocalSearch(ABC):
             self.vain = 0
         return gained
 
-    def run(self, enough_cycles: float, time_limit_s: float, progress: Callable[[int], None]) -> Improved:
-        """Search until the time is over or few enough cycles are reached; Ctrl-C ends it with the best so far."""
-        deadline = time.perf_counter() + 2 * time_limit_s
+    def run(self, lower_bound_cycles: float, progress: Callable[[int], None]) -> Improved:
+        """Search until the budget is spent or the gap small enough; Ctrl-C ends it with the best so far."""
+        deadline = time.perf_counter() + 2 * self.budget.time_limit_s
+        enough_cycles = self.budget.enough_cycles(lower_bound_cycles)
         interrupted = False
         try:
-            while self.cycles > enough_cycles and self.vain < self.patience:
-                if not self.affords(time_limit_s) or time.perf_counter() >= deadline:
+            while self.cycles > enough_cycles and self.vain < self.budget.patience:
+                if not self.affords_round() or time.perf_counter() >= deadline:
                     break
                 self.rounds += 1
                 self.vain += 1

@@ -20,7 +20,8 @@ from stream_mla.hardware.interconnect import find_routes
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.schedule.bounds.schedule_bounds import bounds
 from stream_mla.schedule.problem import Problem, price
-from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.cp_sat.solve import improve
 from stream_mla.solvers.list_scheduling.greedy import greedy
 from stream_mla.workload.operator_graph import Kind, Role
 from tests.helpers import Step, block, bus, core_type, graphs, hand_problem, machine, uncut

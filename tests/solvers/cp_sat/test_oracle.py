@@ -15,7 +15,8 @@ from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.cp_sat.solve import improve
 from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.oracle import choices, exhaustive, tiny_problem, with_late_loads, with_multicast, with_phases
 

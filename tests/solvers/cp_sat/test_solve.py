@@ -10,7 +10,8 @@ from stream_mla.hardware.core_cost import Objective
 from stream_mla.schedule.bounds.schedule_bounds import bounds
 from stream_mla.schedule.checker import violations
 from stream_mla.schedule.schedule import energy_parts_pj
-from stream_mla.solvers.cp_sat.solve import Budget, improve
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.cp_sat.solve import improve
 from stream_mla.solvers.list_scheduling.greedy import greedy
 from tests.oracle import tiny_problem
 

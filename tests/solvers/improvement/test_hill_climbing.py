@@ -1,5 +1,7 @@
 """Hill climbing: one change of a core or of the order at a time, kept where it is not slower."""
 
+from dataclasses import replace
+
 import pytest
 
 from stream_mla.evaluation import evaluate
@@ -9,7 +11,8 @@ from stream_mla.schedule.activities import activities
 from stream_mla.schedule.checker import violations
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
-from stream_mla.solvers.improvement.hill_climbing import PATIENCE, climb
+from stream_mla.solvers.budget import Budget
+from stream_mla.solvers.improvement.hill_climbing import climb
 from stream_mla.solvers.improvement.local_search import Improved
 from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from tests.helpers import Step, block, core_type, decode_point, hand_problem, machine
@@ -17,11 +20,17 @@ from tests.oracle import choices, exhaustive
 from tests.solvers.cp_sat.test_oracle import Maker, instances, multicast, phased, plain, single_buffered
 from tests.solvers.improvement.test_large_neighbourhood import chains, two_tiles
 
+PATIENCE = 300
+
+
+def budget(seconds: float, seed: int) -> Budget:
+    return Budget(time_limit_s=seconds, gap_limit=0.0, seed=seed, workers=1, patience=PATIENCE)
+
 
 def _climbed(
     problem: Problem, schedule: Schedule, *, enough: float = 0, seconds: float = 1.0, seed: int = 0
 ) -> Improved:
-    return climb(problem, schedule, enough_cycles=enough, time_limit_s=seconds, seed=seed)
+    return climb(problem, schedule, budget(seconds, seed), lower_bound_cycles=enough)
 
 
 def test_a_better_order_is_found() -> None:
@@ -78,17 +87,17 @@ def test_an_interrupt_leaves_the_best() -> None:
         told.append(cycles)
         raise KeyboardInterrupt
 
-    found = climb(problem, schedule, enough_cycles=0, time_limit_s=1.0, seed=3, progress=stop)
+    found = climb(problem, schedule, budget(1.0, seed=3), lower_bound_cycles=0, progress=stop)
     assert found.interrupted
     assert told == [found.schedule.latency_cycles]
     assert found.schedule.latency_cycles < schedule.latency_cycles
 
 
-def test_schedules_too_large_for_the_solver_are_climbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schedules_too_large_for_the_solver_are_climbed() -> None:
     point = decode_point("deepseek_v2_lite", "mla_ru", "tpu_v7_ironwood", 1024, time_limit_s=3.0)
-    monkeypatch.setattr("stream_mla.solvers.optimizer.MOST_IN_WINDOWS", 100)
+    small_windows = replace(Budget.of(point), window_steps=100)
     lines: list[str] = []
-    result = evaluate(point, lines.append).result
+    result = evaluate(point, lines.append, budget=small_windows).result
     assert result.scheduler == "climbing"
     assert result.latency_cycles < result.greedy_latency_cycles
     assert result.solver_status.endswith(" changes")
@@ -99,6 +108,6 @@ def test_schedules_too_large_for_the_solver_are_climbed(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as caught:
-        evaluate(point, stop)
+        evaluate(point, stop, budget=small_windows)
     assert caught.value.outcome.result.status is Status.INTERRUPTED
     assert caught.value.outcome.result.solver_status.startswith("1 gains in ")

@@ -16,6 +16,7 @@ from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.replay import replay
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import moved, read_steps, times
+from stream_mla.solvers.budget import Budget
 from stream_mla.solvers.improvement.large_neighbourhood import improve_windows
 from stream_mla.solvers.improvement.local_search import Improved
 from stream_mla.solvers.improvement.right_shift import right_shift_times, right_shifted
@@ -38,6 +39,10 @@ def two_tiles() -> tuple[Problem, Schedule]:
     return problem, ListScheduler(problem, activities(problem, [0, 0])).run()
 
 
+def budget(seconds: float, seed: int) -> Budget:
+    return Budget(time_limit_s=seconds, gap_limit=0.0, seed=seed, workers=1, patience=40)
+
+
 def _improved(problem: Problem, schedule: Schedule, seconds: float = 1.0, seed: int = 0) -> Improved:
     bound = bounds(problem).lower_bound_cycles
 
@@ -47,7 +52,7 @@ def _improved(problem: Problem, schedule: Schedule, seconds: float = 1.0, seed: 
         assert settled.latency_cycles <= found.latency_cycles
         return settled
 
-    return improve_windows(problem, schedule, settle, enough_cycles=bound, time_limit_s=seconds, seed=seed)
+    return improve_windows(problem, schedule, settle, budget(seconds, seed), lower_bound_cycles=bound)
 
 
 def test_a_window_finds_the_better_order() -> None:
@@ -127,15 +132,15 @@ def test_an_interrupt_leaves_the_best() -> None:
         settled.append(replay(problem, found))
         return settled[-1]
 
-    found = improve_windows(problem, schedule, settle, enough_cycles=1, time_limit_s=5.0, seed=3)
+    found = improve_windows(problem, schedule, settle, budget(5.0, seed=3), lower_bound_cycles=1)
     assert found.interrupted
     assert found.schedule is settled[0]
 
 
 def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     point = decode_point("deepseek_v2_lite", "mla_absorbed", "flat_cloud", 512, time_limit_s=3.0)
-    monkeypatch.setattr("stream_mla.solvers.optimizer.MOST_ACTIVITIES", 100)
-    result = evaluate(point).result
+    small_whole = replace(Budget.of(point), whole_steps=100)
+    result = evaluate(point, budget=small_whole).result
     assert result.solver_status.endswith(" windows")
     assert result.scheduler == "windows"
     assert result.latency_cycles < result.greedy_latency_cycles
@@ -145,11 +150,11 @@ def test_large_schedules_are_improved_in_windows(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("stream_mla.solvers.improvement.large_neighbourhood.solve_window", stop)
     with pytest.raises(Interrupted) as caught:
-        evaluate(point)
+        evaluate(point, budget=small_whole)
     assert caught.value.outcome.result.status is Status.INTERRUPTED
     assert caught.value.outcome.result.solver_status.endswith(", 0 gains in 1 windows")
-    monkeypatch.setattr("stream_mla.solvers.optimizer.MOST_IN_WINDOWS", 100)
-    assert evaluate(replace(point, time_limit_s=1e-3)).result.solver_status.startswith("skipped")
+    no_time = replace(small_whole, window_steps=100, time_limit_s=1e-3)
+    assert evaluate(point, budget=no_time).result.solver_status.startswith("skipped")
 
 
 def test_moved_keeps_what_it_does_not_move() -> None:
