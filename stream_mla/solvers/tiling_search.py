@@ -118,6 +118,12 @@ class TilingSearch:
 
     def _require_one(self) -> None:
         """Refuse a search that found nothing."""
+        if not self.found and not self.do_not_fit and not self.too_many:
+            raise NoScheduleError(
+                f"the search over tilings of {self.point.workload.model.name} as {self.point.scheme} on "
+                f"{self.point.accelerator.name} ended before one was tried: its budget has {self.budget.total_tiles:g} "
+                f"tiles and {self.budget.search_time_s:g} s"
+            )
         if not self.found:
             kind = TooManyTilesError if self.too_many else NoScheduleError
             raise kind(_why_none(self.point, self.graph, self.do_not_fit or self.too_many))
