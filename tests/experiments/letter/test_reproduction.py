@@ -10,7 +10,6 @@ import pytest
 from stream_mla.cli.main import main
 from stream_mla.errors import SpecError
 from stream_mla.experiments.letter.figures.counted import figure2, figure3, figure4
-from stream_mla.experiments.letter.figures.drawing import PICTURES, draw
 from stream_mla.experiments.letter.figures.extras import (
     FOUR_SCHEMES,
     FREE,
@@ -19,6 +18,7 @@ from stream_mla.experiments.letter.figures.extras import (
     THREE_SCHEMES,
     WITH_W_UV,
 )
+from stream_mla.experiments.letter.figures.pictures import PICTURES, draw
 from stream_mla.experiments.letter.figures.platforms import platform_map, platform_rows
 from stream_mla.experiments.letter.machine import machine
 from stream_mla.experiments.letter.reproduction import PARTS, STORED, reproduce
