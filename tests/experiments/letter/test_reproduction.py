@@ -75,7 +75,7 @@ def test_stored_results_are_not_scheduled_again(tmp_path: Path) -> None:
 def test_results_of_another_program_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / STORED
     Store(path).add(RUN, MEASURED)
-    monkeypatch.setattr("stream_mla.letter.runs.sources_sha256", lambda: "after a change")
+    monkeypatch.setattr("stream_mla.experiments.letter.runs.sources_sha256", lambda: "after a change")
 
     assert Store(path).known == {}
 
