@@ -36,7 +36,11 @@ def test_installed_wheel_finds_what_is_shipped(tmp_path: Path):
     run(*pip, "install", "--no-deps", "--target", "installed", str(wheel), folder=tmp_path)
     installed = tmp_path / "installed"
     printed = run("-c", LOAD_ALL, folder=tmp_path, PYTHONPATH=str(installed))
-    assert json.loads(printed) == [str(installed / "stream_mla" / "frontends" / "catalog.py"), model_names(), accelerator_names()]
+    assert json.loads(printed) == [
+        str(installed / "stream_mla" / "frontends" / "catalog.py"),
+        model_names(),
+        accelerator_names(),
+    ]
     assert model_names()
     assert accelerator_names()
     (information,) = installed.glob("*.dist-info")
