@@ -70,7 +70,14 @@ _QUANTITY = re.compile(rf"([-+]?)({_NUMBER})\s*(\S.*)?", re.IGNORECASE)
 
 
 def parse(text: object, unit: Unit) -> int | float:
-    """Return the number that `text`, such as `400 GB/s`, says in `unit`; ValueError says what is wrong with it."""
+    """Return the number that `text`, such as `400 GB/s`, says in `unit`; ValueError says what is wrong with it.
+
+    >>> parse("400 GB/s", BITS_PER_SECOND), parse("0.5 ms", SECONDS)
+    (3200000000000.0, 0.0005)
+    >>> parse("400", BITS_PER_SECOND)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: '400' has no unit: write a number and one of bit/s, kbit/s, Mbit/s, ...
+    """
     expected = f"write a number and one of {', '.join(unit.spellings)}"
     if isinstance(text, int | float) and not isinstance(text, bool):
         raise ValueError(f"{text!r} has no unit: {expected}")
