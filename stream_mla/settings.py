@@ -44,6 +44,9 @@ ROUNDING = 1e-12
 """Share by which a cap in seconds is raised before it becomes whole cycles, so that `0.5 ms` at 1 GHz, which no float
 holds exactly, is 500,000 cycles and not one less."""
 
+PLAIN = "mha"
+"""Name of the scheme of models with grouped queries that is taken where none is named."""
+
 DEFAULT_POLICY = "free"
 """Name of the policy that leaves every decision to the scheduler."""
 
@@ -53,7 +56,7 @@ class Settings:
     """What is asked of one point, as given; the values here are the defaults."""
 
     scheme: str | None = None
-    """Name of the order of execution; without one, the only one that fits the model."""
+    """Name of the order of execution; models with grouped queries have a default, models with latents have none."""
     context: int = 4096
     """Tokens in the cache before the step; with `prefill`, the new tokens."""
     query: int = 1
@@ -280,16 +283,16 @@ class _Reader:
         return {str(key): self.whole(f"{name}[{key!r:.40}]", size, 1) for key, size in entries.items()}
 
     def scheme(self, given: object, model: Model | None) -> str:
-        """Return the name of a scheme that fits the model; without one given, the only one there is."""
+        """Return the name of a scheme that fits the model; without one given, PLAIN, as the command line does."""
         from stream_mla.workload.lowering.attention import SCHEMES
 
         if model is None:
             return ""
         if given is None:
             able = SCHEMES.fitting(model)
-            if len(able) != 1:
+            if PLAIN not in able:
                 self.note("scheme", f"{model.name} can run in {len(able)} schemes: choose {' or '.join(able)}")
-            return able[0]
+            return PLAIN
         if not isinstance(given, str):
             self.note("scheme", f"expected the name of a scheme, got {given!r:.60}")
             return ""
