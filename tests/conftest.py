@@ -1,9 +1,11 @@
 """Fixtures of all tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from stream_mla import SCHEMES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,3 +25,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Forget, after the test, the schemes that it registers."""
+    known: dict[str, object] = vars(SCHEMES)["_scheme_of"]
+    before = dict(known)
+    yield
+    known.clear()
+    known.update(before)
