@@ -1,6 +1,6 @@
 """The CP-SAT model of a problem: its variables, its constraints, and the schedule of a solution.
 
-Every constraint is a method; each has its twin in `stream_mla.schedule.violations`.
+Every constraint is a method; each has its twin in `stream_mla.schedule.checker`.
 """
 
 import math
@@ -210,13 +210,6 @@ class Model(Variables):
             self._when([sent, there], until >= self.end[user])
         left = hint + self.problem.routes[home, core].cycles(info.bits) if wanted else 0
         return [(end, left, [literal]) for literal, _ in routes]
-
-    def _move_energy(self, source: int, target: int, bits: int) -> float:
-        route = self.problem.routes[source, target]
-        ends = route.energy_pj_per_bit + self.problem.cores[target].type.sram.write_energy
-        if source == OFF_CHIP:
-            return bits * (ends + self.problem.accelerator.dram.read_energy)
-        return bits * (ends + self.problem.cores[source].type.sram.read_energy)
 
     def _loads(self) -> None:
         """Blocks that are read from DRAM: once for each cluster, or once for each core that uses them."""

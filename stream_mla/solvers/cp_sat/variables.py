@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ortools.sat.python.cp_model import BoundedLinearExpression, CpModel, IntervalVar, IntVar, LinearExprT, LiteralT
 
-from stream_mla.hardware.interconnect import Route
+from stream_mla.hardware.interconnect import OFF_CHIP, Route
 from stream_mla.schedule.problem import Problem
 
 
@@ -81,6 +81,14 @@ class Variables:
         if len(set(cycles)) == 1:
             return start, start + cycles[0]
         return start, start + sum(literal * length for (literal, _), length in zip(routes, cycles, strict=True))
+
+    def _move_energy(self, source: int, target: int, bits: int) -> float:
+        """Return the energy in pJ of a transfer into the memory of a core, both ends included."""
+        route = self.problem.routes[source, target]
+        ends = route.energy_pj_per_bit + self.problem.cores[target].type.sram.write_energy
+        if source == OFF_CHIP:
+            return bits * (ends + self.problem.accelerator.dram.read_energy)
+        return bits * (ends + self.problem.cores[source].type.sram.read_energy)
 
     def _covers(self, literals: Sequence[IntVar]) -> bool:
         """Whether exactly one of the literals is sure to be true: they are all cores of one cluster."""

@@ -18,14 +18,13 @@ from dataclasses import replace
 from enum import IntEnum
 from math import inf
 
-from stream_mla.errors import StreamMlaError
 from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.activities import Activities, fan_out
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.schedule.timing import timed
 from stream_mla.solvers.cutoff import CutoffError, RemainingWork
-from stream_mla.solvers.list_scheduling.memory_reservations import deadlock
+from stream_mla.solvers.list_scheduling.memory_reservations import MemoryReservations
 from stream_mla.solvers.list_scheduling.transfer_queue import TransferQueue
 
 LOOK_EVERY = 100
@@ -54,14 +53,7 @@ class ListScheduler:
         self.unit_of = [problem.unit(tile, core) for tile, core in enumerate(self.core_of)]
         self.cycles = [problem.cost(tile, core).cycles for tile, core in enumerate(self.core_of)]
         self.run_start = [-1] * len(tile_graph.tiles)
-        self.released = [-1] * len(acts.residencies)
-        self.pending = [len(residency.users) + len(residency.transfers_out) for residency in acts.residencies]
-        for writes in acts.writes:
-            for residency in writes:
-                self.pending[residency] += 1
-        self.granted = [False] * len(acts.residencies)
         self.complete = [False] * len(acts.residencies)
-        self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.unit_free = [True] * len(problem.units)
         self.ready_tiles: dict[int, list[int]] = defaultdict(list)
         self.touched_units: set[int] = set()
@@ -84,7 +76,7 @@ class ListScheduler:
             if tile_graph.tiles[number].step == 0
             for residency in writes
         }
-        self._queue_reservations()
+        self.memory = MemoryReservations(problem, acts, self.order, self._granted)
 
     def _prepare_moves(self) -> None:
         self.transfers = list(self.acts.transfers)
@@ -140,34 +132,15 @@ class ListScheduler:
             return ()
         return tuple(self.acts.residencies[residency].core for residency in transfer.filled)
 
-    def _queue_reservations(self) -> None:
-        """List the copies of each core in the order in which its tiles first need them."""
-        self.queue: list[list[int]] = [[] for _ in self.problem.cores]
-        self.head = [0] * len(self.problem.cores)
-        seen: set[int] = set()
-        for tile in self.order:
-            for residency in self.acts.reads[tile] + self.acts.writes[tile]:
-                if residency not in seen:
-                    seen.add(residency)
-                    self.queue[self.acts.residencies[residency].core].append(residency)
-
-    def _reserve(self, core: int) -> None:
-        queue = self.queue[core]
-        while self.head[core] < len(queue):
-            residency = queue[self.head[core]]
-            bits = self.acts.residencies[residency].bits
-            if bits > self.free_bits[core]:
-                return
-            self.free_bits[core] -= bits
-            self.granted[residency] = True
-            self.head[core] += 1
-            transfer = self.brought_by[residency]
-            if transfer >= 0:
-                self.missing[transfer] -= 1
-                (self.partly.add if self.missing[transfer] else self.partly.discard)(transfer)
-                self._offer_move(transfer)
-            else:
-                self._met(self.first_step[residency])
+    def _granted(self, residency: int) -> None:
+        """Let a load, or the first step of a chain, go on that waited for the memory of a residency."""
+        transfer = self.brought_by[residency]
+        if transfer >= 0:
+            self.missing[transfer] -= 1
+            (self.partly.add if self.missing[transfer] else self.partly.discard)(transfer)
+            self._offer_move(transfer)
+        else:
+            self._met(self.first_step[residency])
 
     def _offer_move(self, number: int) -> None:
         transfer = self.transfers[number]
@@ -255,14 +228,6 @@ class ListScheduler:
                     self.late_waiting[other].discard(number)
                 self._offer(number)
 
-    def _release(self, residency: int) -> None:
-        self.pending[residency] -= 1
-        if not self.pending[residency]:
-            core = self.acts.residencies[residency].core
-            self.released[residency] = self.now
-            self.free_bits[core] += self.acts.residencies[residency].bits
-            self._reserve(core)
-
     def _tile_done(self, tile: int) -> None:
         unit = self.unit_of[tile]
         self.unit_free[unit] = True
@@ -274,7 +239,7 @@ class ListScheduler:
         for residency in writes if self.problem.tile_graph.tiles[tile].last else ():
             self._completed(residency)
         for residency in self.acts.reads[tile] + writes:
-            self._release(residency)
+            self.memory.end_use(residency)
 
     def _count_phase(self, phase: int) -> None:
         """Note that a tile has ended; after the last of a phase the next one begins."""
@@ -302,7 +267,7 @@ class ListScheduler:
                 self.late_under_way[core] -= 1
                 self.touched_units.add(self.problem.array_of[core])
             if transfer.source != OFF_CHIP:
-                self._release(transfer.source)
+                self.memory.end_use(transfer.source)
         elif transfer.target == OFF_CHIP:
             for load in self.loads_after[number]:
                 self.in_dram[load] = True
@@ -318,7 +283,7 @@ class ListScheduler:
         """
         instants = 0
         for core in range(len(self.problem.cores)):
-            self._reserve(core)
+            self.memory.reserve(core)
         while True:
             if instants % LOOK_EVERY == 0 and self.now + self.remaining.cycles > limit:
                 raise CutoffError
@@ -336,7 +301,8 @@ class ListScheduler:
                 else:
                     self._move_event(number, event)
         if -1 in self.run_start:
-            raise self._stuck()
+            tile = next(tile for tile in self.order if self.run_start[tile] < 0)
+            raise self.memory.deadlock(tile, self.core_of[tile], self.now)
         if self.now > limit:
             raise CutoffError
         return timed(
@@ -351,12 +317,13 @@ class ListScheduler:
         able = [n for n in self.partly if self.in_dram[n] and self._phase_of_load(n) <= self.phase]
         if not able:
             return False
-        number = min(able, key=lambda n: min(self.first_use[c] for c in self.transfers[n].filled if self.granted[c]))
+        granted = self.memory.granted
+        number = min(able, key=lambda n: min(self.first_use[c] for c in self.transfers[n].filled if granted[c]))
         self.partly.discard(number)
         transfer = self.transfers[number]
         parts = [
-            [residency for residency in transfer.filled if self.granted[residency] is granted]
-            for granted in (True, False)
+            [residency for residency in transfer.filled if granted[residency] is has_memory]
+            for has_memory in (True, False)
         ]
         cores = [[self.acts.residencies[residency].core for residency in part] for part in parts]
         new, rest = (fan_out(self.problem, transfer, *part) for part in zip(parts, cores, strict=True))
@@ -377,16 +344,3 @@ class ListScheduler:
         self.single_buffered.append(self._late_cores(len(self.transfers) - 1))
         self._offer_move(number)
         return True
-
-    def _stuck(self) -> StreamMlaError:
-        """Name the first tile that cannot run, what it needs, and who holds the memory of its core."""
-        tile = next(tile for tile in self.order if self.run_start[tile] < 0)
-        core = self.core_of[tile]
-        if self.head[core] == len(self.queue[core]):
-            raise AssertionError("the greedy scheduler stopped with memory for all tiles")
-        held = zip(self.acts.residencies, self.granted, self.released, strict=True)
-        kept = [
-            residency for residency, granted, released in held if residency.core == core and granted and released < 0
-        ]
-        wanted = self.acts.residencies[self.queue[core][self.head[core]]]
-        return deadlock(self.problem, self.acts, tile=tile, wanted=wanted, kept=kept, now=self.now)
