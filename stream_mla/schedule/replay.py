@@ -60,9 +60,9 @@ class _Replay:
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
         self.unit_free = [True] * len(problem.units)
-        self.single_buffered = [self._late_cores(transfer) for transfer in transfers]
+        self.single_buffered = [self._cores_stopped_by(transfer) for transfer in transfers]
         """Cores whose arrays may not work while a move is under way."""
-        self.late_under_way = [0] * cores
+        self.loads_stopping_array = [0] * cores
         self.held_from = [0] * len(schedule.residencies)
         self.held_to = [0] * len(schedule.residencies)
         self.events: list[tuple[int, int, int, int]] = []
@@ -77,7 +77,7 @@ class _Replay:
         assert route is not None, "a valid schedule moves along links"
         return route
 
-    def _late_cores(self, transfer: Transfer) -> tuple[int, ...]:
+    def _cores_stopped_by(self, transfer: Transfer) -> tuple[int, ...]:
         if transfer.source != OFF_CHIP or not self.problem.tile_graph.blocks[transfer.block].single_buffered:
             return ()
         return tuple(self.schedule.residencies[residency].core for residency in transfer.filled)
@@ -198,7 +198,8 @@ class _Replay:
                 return False
         if step < self.first_move:
             unit = turns[0]
-            return self.unit_free[unit] and not (self.is_array[unit] and self.late_under_way[self.core_of_unit[unit]])
+            stopped = self.is_array[unit] and self.loads_stopping_array[self.core_of_unit[unit]]
+            return self.unit_free[unit] and not stopped
         number = step - self.first_move
         for core in self.single_buffered[number]:
             if not self.unit_free[self.array_of[core]]:
@@ -225,7 +226,7 @@ class _Replay:
         for resource in route.resources:
             self.free_share[resource] -= route.demand
         for core in self.single_buffered[number]:
-            self.late_under_way[core] += 1
+            self.loads_stopping_array[core] += 1
         end = now + self.cycles[step]
         heapq.heappush(self.events, (end, self.started, _END, step))
         heapq.heappush(self.events, (end + route.latency_cycles, self.started, _ARRIVAL, step))
@@ -252,7 +253,7 @@ class _Replay:
                     self.free_share[resource] += route.demand
                     freed.append(self.first_resource + resource)
                 for core in self.single_buffered[number]:
-                    self.late_under_way[core] -= 1
+                    self.loads_stopping_array[core] -= 1
                     freed.append(self.first_array + core)
                 done = (transfer.source,) if transfer.source != OFF_CHIP else ()
             else:

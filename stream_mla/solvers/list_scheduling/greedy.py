@@ -1,9 +1,9 @@
 """Memory-aware list scheduling: always a schedule, or the reason why there is none.
 
-Clusters get cores (`assignment`), and tiles an order from the times at which they are expected to run (`expectation`):
-group after group as the tiles stand, or stage by stage (`stages`) where the layer is expected to end sooner by that.
-Then time runs forward in that order (`forward`); where the order needs more memory than there is, in the order of the
-tiles, which is made for little memory, or in one between the two.
+Clusters get cores (`earliest_finish`), and tiles an order from the times at which they are expected to run
+(`expected_times`): group after group as the tiles stand, or stage by stage (`priorities.stage_order`) where the layer
+is expected to end sooner by that. The list scheduler follows that order; where the order needs more memory than there
+is, it follows the order of the tiles, which is made for little memory, or one between the two.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,13 @@ from stream_mla.solvers.placement.expected_times import Turns, expected
 from stream_mla.solvers.placement.priorities import stage_order
 
 SOONER = 0.01
-"""Stage by stage must be expected to end sooner by this share: it needs more memory."""
-FEW = 3000
-"""With up to so many tiles both are tried, which takes about a second."""
-MANY = 20_000
-"""With more tiles than this, or than `FEW` where there is a schedule to beat, the order that takes least memory comes
-first: where it does not fit, nothing will, and to expect when tiles run would have taken most of the time."""
+"""The order stage by stage must be expected to end sooner by this share to come first: it needs more memory."""
+BOTH_ORDERS_TILES = 3000
+"""Up to so many tiles, both orders are tried, group after group and stage by stage, which takes about a second."""
+TILE_ORDER_FIRST_TILES = 20_000
+"""With more tiles than this (or than `BOTH_ORDERS_TILES` where there is a schedule to beat), the order of the tiles is
+tried first: it takes least memory, so where it does not fit, nothing will, and computing the times at which tiles are
+expected to run would have taken most of the time."""
 
 
 @gc_paused
@@ -35,13 +36,13 @@ def greedy(problem: Problem, limit: float = inf, enough: float = 0.0, *, easy: b
     `easy`, the order of the tiles comes first: it costs half as much as those that are made from expected times.
 
     InfeasibleError where a tile does not fit its memory even alone; NoScheduleError where what waits beside the tiles,
-    in their order, leaves too little room. BeatenError where it would take more cycles than the limit.
+    in their order, leaves too little room. CutoffError where it would take more cycles than the limit.
     """
     cores = assign(problem)
     acts = activities(problem, cores)
     beaten = False
     best: Schedule | None = None
-    if easy or len(problem.tile_graph.tiles) > (MANY if limit == inf else FEW):
+    if easy or len(problem.tile_graph.tiles) > (TILE_ORDER_FIRST_TILES if limit == inf else BOTH_ORDERS_TILES):
         try:
             best = ListScheduler(problem, acts).run(limit)
             limit = best.latency_cycles - 1
@@ -56,7 +57,7 @@ def greedy(problem: Problem, limit: float = inf, enough: float = 0.0, *, easy: b
                 beaten = True
             except StreamMlaError:
                 continue
-            if len(problem.tile_graph.tiles) > FEW or limit < enough:
+            if len(problem.tile_graph.tiles) > BOTH_ORDERS_TILES or limit < enough:
                 break
     if best is not None:
         return best
@@ -87,7 +88,7 @@ def _plans(problem: Problem, cores: Sequence[int], acts: Activities) -> list[tup
     others = assign(problem, by_stage)
     stages = expected(problem, others, by_stage)
     sooner = stages.cycles < groups.cycles * (1 - SOONER)
-    if not sooner and len(by_stage) > FEW:
+    if not sooner and len(by_stage) > BOTH_ORDERS_TILES:
         return [(acts, groups.order)]
-    candidate_tilings = [(activities(problem, others), stages.order), (acts, groups.order)]
-    return candidate_tilings if sooner else candidate_tilings[::-1]
+    plans = [(activities(problem, others), stages.order), (acts, groups.order)]
+    return plans if sooner else plans[::-1]

@@ -114,9 +114,9 @@ class ListScheduler:
 
     def _prepare_turns(self) -> None:
         cores = self.problem.cores
-        self.single_buffered = [self._late_cores(number) for number in range(len(self.transfers))]
-        self.late_under_way = [0] * len(cores)
-        self.late_waiting: list[set[int]] = [set() for _ in cores]
+        self.single_buffered = [self._cores_stopped_by(number) for number in range(len(self.transfers))]
+        self.loads_stopping_array = [0] * len(cores)
+        self.loads_waiting_for_array: list[set[int]] = [set() for _ in cores]
         self.array_tiles: list[list[int]] = [[] for _ in cores]
         """Tiles on each array that have not started, the last first; some in between may have."""
         if any(self.single_buffered):
@@ -125,7 +125,7 @@ class ListScheduler:
                 if self.problem.is_array[self.unit_of[tile]]:
                     self.array_tiles[core].append(tile)
 
-    def _late_cores(self, number: int) -> tuple[int, ...]:
+    def _cores_stopped_by(self, number: int) -> tuple[int, ...]:
         """Cores whose arrays may not work while this move is under way."""
         transfer = self.transfers[number]
         if transfer.source != OFF_CHIP or not self.problem.tile_graph.blocks[transfer.block].single_buffered:
@@ -174,7 +174,7 @@ class ListScheduler:
         """Start what can start: on freed units, then moves in order of urgency."""
         is_array, core_of_unit = self.problem.is_array, self.problem.core_of_unit
         for unit in self.touched_units:
-            stopped = is_array[unit] and self.late_under_way[core_of_unit[unit]]
+            stopped = is_array[unit] and self.loads_stopping_array[core_of_unit[unit]]
             if self.ready_tiles[unit] and self.unit_free[unit] and not stopped:
                 tile = self.order[heapq.heappop(self.ready_tiles[unit])]
                 self.unit_free[unit] = False
@@ -184,17 +184,17 @@ class ListScheduler:
                 end = self.now + cycles
                 heapq.heappush(self.events, (end, tile, _Event.END, True, tile))
         for unit in self.touched_units:
-            if is_array[unit] and self.late_waiting[core_of_unit[unit]]:
-                self._offer_late(core_of_unit[unit])
+            if is_array[unit] and self.loads_waiting_for_array[core_of_unit[unit]]:
+                self._offer_waiting_loads(core_of_unit[unit])
         self.touched_units.clear()
         self.traffic.start(self._waits_for_turn, self._begin_move)
 
     def _waits_for_turn(self, number: int) -> bool:
         """Whether a load is late and may not start yet: then it is set aside until something about an array changes."""
-        if not self.single_buffered[number] or self._may_load_late(number):
+        if not self.single_buffered[number] or self._may_stop_arrays(number):
             return False
         for core in self.single_buffered[number]:
-            self.late_waiting[core].add(number)
+            self.loads_waiting_for_array[core].add(number)
         return True
 
     def _begin_move(self, number: int) -> None:
@@ -202,12 +202,12 @@ class ListScheduler:
         self.transfer_start[number] = self.now
         self.remaining.remove(transfer)
         for core in self.single_buffered[number]:
-            self.late_under_way[core] += 1
+            self.loads_stopping_array[core] += 1
         end = self.now + transfer.cycles
         heapq.heappush(self.events, (end, number, _Event.END, False, number))
         heapq.heappush(self.events, (end + transfer.route.latency_cycles, number, _Event.ARRIVAL, False, number))
 
-    def _may_load_late(self, number: int) -> bool:
+    def _may_stop_arrays(self, number: int) -> bool:
         """Whether no array that it stops works or could, and some core cannot go on in order without it."""
         arrays = [self.problem.array_of[core] for core in self.single_buffered[number]]
         if any(not self.unit_free[array] or self.ready_tiles[array] for array in arrays):
@@ -220,12 +220,12 @@ class ListScheduler:
                 return True
         return False
 
-    def _offer_late(self, core: int) -> None:
+    def _offer_waiting_loads(self, core: int) -> None:
         """Offer the late loads that may start now that something about this core's array has changed."""
-        for number in sorted(self.late_waiting[core]):
-            if self._may_load_late(number):
+        for number in sorted(self.loads_waiting_for_array[core]):
+            if self._may_stop_arrays(number):
                 for other in self.single_buffered[number]:
-                    self.late_waiting[other].discard(number)
+                    self.loads_waiting_for_array[other].discard(number)
                 self._offer(number)
 
     def _tile_done(self, tile: int) -> None:
@@ -264,7 +264,7 @@ class ListScheduler:
         if event is _Event.END:
             self.traffic.end(transfer.route)
             for core in self.single_buffered[number]:
-                self.late_under_way[core] -= 1
+                self.loads_stopping_array[core] -= 1
                 self.touched_units.add(self.problem.array_of[core])
             if transfer.source != OFF_CHIP:
                 self.memory.end_use(transfer.source)
@@ -279,7 +279,7 @@ class ListScheduler:
     def run(self, limit: float = inf) -> Schedule:
         """Run until everything is done; the error of `greedy` where memory is full and nothing can end.
 
-        BeatenError as soon as it is known that this takes more cycles than the limit.
+        CutoffError as soon as it is known that this takes more cycles than the limit.
         """
         instants = 0
         for core in range(len(self.problem.cores)):
@@ -340,7 +340,7 @@ class ListScheduler:
         self.missing.append(len(rest.filled))
         self.priority[number] = self._urgency(number)
         self.priority.append(self._urgency(len(self.transfers) - 1))
-        self.single_buffered[number] = self._late_cores(number)
-        self.single_buffered.append(self._late_cores(len(self.transfers) - 1))
+        self.single_buffered[number] = self._cores_stopped_by(number)
+        self.single_buffered.append(self._cores_stopped_by(len(self.transfers) - 1))
         self._offer_move(number)
         return True

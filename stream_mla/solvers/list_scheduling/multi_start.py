@@ -1,9 +1,16 @@
-"""Other orders and placements that `greedy` could as well have chosen.
+"""Other orders and placements that `greedy` could as well have chosen, made one after the other.
 
-In tile order; on the cores that HEFT chooses in tile order, and on those that it chooses by upward rank, in tile order
-where memory does not hold the ranks; with what streams taken while the DRAM would idle; group after group, where
-`greedy` may have gone by stages; by rank; and so with the promised work spread evenly, and with the work of all cores
-evened out, where these make a difference. The first are unlike each other, as large layers get only a few tries.
+1. The order of the tiles, on the placement by earliest finish time.
+2. The order of the tiles, on the placement of HEFT in that order.
+3. The order of upward ranks, on the placement of HEFT by these ranks; the order of the tiles there, where memory does
+   not hold the ranks.
+4. The order of expected times in which tiles that stream run while the DRAM would idle; with many tiles also the order
+   group after group, as `greedy` may have gone by stages.
+5. The order of upward ranks, on the placement by earliest finish time.
+6. All of these orders, on a placement that spreads the promised work evenly, where that differs.
+7. The order group after group, on a placement whose load is balanced, and on one that gathers the readers of a block.
+
+Methods unlike each other come first, because large layers get only a few tries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +23,7 @@ from stream_mla.schedule.activities import activities
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule
 from stream_mla.solvers.cutoff import CutoffError
-from stream_mla.solvers.list_scheduling.greedy import FEW
+from stream_mla.solvers.list_scheduling.greedy import BOTH_ORDERS_TILES
 from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.solvers.placement.earliest_finish import assign
 from stream_mla.solvers.placement.expected_times import Turns, expected
@@ -53,7 +60,7 @@ class _Variants:
         problem, both = self.problem, (Turns.FILL, Turns.AHEAD)
         first = assign(problem)
         self.known.append(first)
-        by_stages = len(problem.tile_graph.tiles) > FEW and stage_order(problem.tile_graph) != list(
+        by_stages = len(problem.tile_graph.tiles) > BOTH_ORDERS_TILES and stage_order(problem.tile_graph) != list(
             range(len(problem.tile_graph.tiles))
         )
         yield self._try(first, None)

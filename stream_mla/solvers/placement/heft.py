@@ -23,8 +23,11 @@ from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.problem import Problem
 from stream_mla.solvers.cutoff import CutoffError
 
-MANY, FEW = 40, 16
-"""Of more than MANY cores, only the FEW that are free first are asked, and those that have some of the data."""
+MOST_CORES_ASKED = 40
+"""Up to so many cores, a group of tiles is offered to each core that can run it."""
+CORES_ASKED = 16
+"""With more cores, a group is offered to so many that are free first, and to those that hold some of its data: the
+others would hardly be chosen, and asking all of them takes most of the time."""
 
 
 @dataclass
@@ -146,9 +149,9 @@ class _Placement:
             self.problem.candidates[self.problem.tile_graph.tiles[tile].group],
             self.problem.units_of_tile[tile],
         )
-        if len(cores) <= MANY:
+        if len(cores) <= MOST_CORES_ASKED:
             return cores
-        least = nsmallest(FEW, cores, key=lambda core: self.units[unit_on[core]].free_at)
+        least = nsmallest(CORES_ASKED, cores, key=lambda core: self.units[unit_on[core]].free_at)
         holders = {core for block in self.problem.tile_graph.tiles[tile].reads for core in self.holders[block]}
         return sorted({*least, *holders.intersection(cores)})
 
@@ -222,7 +225,7 @@ class _Placement:
 def placement(problem: Problem, order: Sequence[int], limit: float = inf) -> list[int]:
     """Give each cluster a core, taking the tiles in this topological order.
 
-    BeatenError as soon as a tile is expected to end after the limit.
+    CutoffError as soon as a tile is expected to end after the limit.
     """
     if all(len(able) == 1 for able in problem.candidates):
         return [able[0] for able in problem.candidates]
