@@ -318,7 +318,7 @@ def decode_point(model: str, scheme: str, accelerator: str, cached: int, time_li
 
 def uncut(local: frozenset[str] = frozenset()) -> Tiling:
     """One tile per operator; everything on chip."""
-    return Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=local)
+    return Tiling(sizes={}, spilled=frozenset(), shared=frozenset(), local=local)
 
 
 def small_problem(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, sizes
+from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, tile_sizes
 from stream_mla.errors import SpecError
 from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 
@@ -61,7 +61,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add(
         "--tile",
         metavar="INDEX=N,...",
-        type=sizes,
+        type=tile_sizes,
         default={},
         help="sizes of pieces, e.g. h=16,k=512,parts=4,row_parts=2",
     )
@@ -154,12 +154,12 @@ def _require_indices(rows: Sequence["Point"], given: Mapping[str, int], argument
     """Refuse sizes of indices that no row has."""
     from stream_mla.workload.lowering.attention import lower
     from stream_mla.workload.operator_graph import COUNTERS
-    from stream_mla.workload.split_k import ROW_PARTS, can_spread
+    from stream_mla.workload.split_k import K_SPLITS, KV_SPLITS, can_spread
 
     graphs = [lower(point.workload, point.scheme) for point in rows]
     extents = {index for graph in graphs for index in graph.extents}
-    able = {f"{ROW_PARTS}.{o.name}" for graph in graphs for o in graph.operators if can_spread(graph, o)}
-    known = [*sorted(extents.difference(COUNTERS, "w")), "parts", ROW_PARTS]
+    able = {f"{K_SPLITS}.{o.name}" for graph in graphs for o in graph.operators if can_spread(graph, o)}
+    known = [*sorted(extents.difference(COUNTERS, "w")), KV_SPLITS, K_SPLITS]
     if unknown := [name for name in given if name not in known and name not in able]:
-        known.append(f"{ROW_PARTS}.OPERATOR")
+        known.append(f"{K_SPLITS}.OPERATOR")
         arguments.fail(f"argument --tile: no operator has an index {' or '.join(unknown)}: use {', '.join(known)}")

@@ -21,6 +21,7 @@ from stream_mla.schedule.problem import price
 from stream_mla.solvers.list_scheduling.greedy import greedy
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
+from stream_mla.workload.split_k import KV_SPLITS
 
 MOST_TILES = 20_000
 """Tilings of more tiles are not tried here."""
@@ -110,7 +111,7 @@ def _without_sizes(point: Point, trials: _Trials) -> Iterator[str]:
         return
     tiling = trials.fits(replace(point, tile_sizes={}))
     if tiling is not None:
-        taken = {"parts": tiling.parts}
+        taken = {KV_SPLITS: max(tiling.kv_splits.values(), default=1)}
         for index in point.tile_sizes:
             cuts = [sizes[index] for sizes in tiling.sizes.values() if index in sizes]
             taken |= {index: min(cuts)} if cuts else {}

@@ -22,6 +22,7 @@ Assumptions, for every scheme:
 from collections.abc import Callable, Mapping
 from math import sqrt
 
+from stream_mla.workload.fusion_group import GroupRole
 from stream_mla.workload.lowering.graph_builder import GraphBuilder
 from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
 from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Workload
@@ -33,7 +34,7 @@ def grouped_query(workload: Workload) -> OperatorGraph:
     if not isinstance(shape, GroupedQueryAttention):
         raise ValueError(f"model {workload.model.name} has latent attention; scheme mha needs a grouped_query model")
     group = shape.heads // shape.kv_heads
-    layer = GraphBuilder(
+    layer = GraphBuilder.of_layer(
         workload,
         {
             "d": shape.model_dim,
@@ -43,6 +44,7 @@ def grouped_query(workload: Workload) -> OperatorGraph:
             "n": shape.head_dim,
             "v": shape.head_dim,
         },
+        heads=("g", "j"),
     )
     x = layer.view(layer.tensor("x", "bqd", Role.INPUT), "bqd")
     keys = layer.tensor("k_cache", "bkgn", Role.CACHE)
@@ -57,7 +59,7 @@ def grouped_query(workload: Workload) -> OperatorGraph:
     else:
         layer.einsum("key", x, layer.weight("w_k", "dgn"), new_keys)
     layer.einsum("value", x, layer.weight("w_v", "dgv"), layer.new_rows(values, "bqgv"))
-    scores = layer.make("scores", query, layer.view(keys, "bkgn"), "bqgjk")
+    scores = layer.make("scores", query, layer.view(keys, "bkgn"), "bqgjk", GroupRole.SCORES)
     context = layer.softmax_attend(scores, layer.view(values, "bkgv"), "gj", "v", 1 / sqrt(shape.head_dim))
     layer.output(context, "gjv")
     return layer.graph("mha")
@@ -80,7 +82,7 @@ def _latent_layer(workload: Workload) -> tuple[GraphBuilder, LatentAttention]:
         extents["r"] = shape.query_rank
     if shape.rope_dim:
         extents["p"] = shape.rope_dim
-    return GraphBuilder(workload, extents), shape
+    return GraphBuilder.of_layer(workload, extents, heads=("h",)), shape
 
 
 def _latents(layer: GraphBuilder, shape: LatentAttention) -> tuple[Operand, str]:
@@ -128,17 +130,17 @@ def mla_naive(workload: Workload) -> OperatorGraph:
     latent, cache = _latents(layer, shape)
     query = layer.make("query", latent, layer.weight("w_uq", _rank_index(shape) + "hn"), "bqhn")
     cached = layer.view(cache, "bkc")
-    keys = layer.make("keys", cached, layer.weight("w_uk", "chn"), "bkhn")
+    keys = layer.make("keys", cached, layer.weight("w_uk", "chn"), "bkhn", GroupRole.KEYS)
     addend = None
     if shape.rope_dim:
         rotated = layer.view(layer.tensor("query_rope", "bqhp", Role.ACTIVATION), "bqhp")
         _query_rope(layer, shape, latent, rotated)
         rope_keys = layer.view(cache, "bkp", p=shape.kv_rank)
-        addend = layer.make("scores_rope", rotated, rope_keys, "bqhk")
+        addend = layer.make("scores_rope", rotated, rope_keys, "bqhk", GroupRole.SCORE_ADDEND)
         layer.local.add("scores_rope")
-    values = layer.make("values", cached, layer.weight("w_uv", "chv"), "bkhv")
+    values = layer.make("values", cached, layer.weight("w_uv", "chv"), "bkhv", GroupRole.VALUES)
     out = layer.view(layer.tensor("scores", "bqhk", Role.ACTIVATION), "bqhk")
-    scores = layer.einsum("scores", query, keys, out, addend)
+    scores = layer.einsum("scores", query, keys, out, addend, GroupRole.SCORES)
     context = layer.softmax_attend(scores, values, "h", "v", _scale(shape))
     layer.output(context, "hv")
     return layer.graph("mla_naive")
@@ -148,7 +150,7 @@ def _latent_space_attention(layer: GraphBuilder, shape: LatentAttention, latent:
     """Score against the cache itself, attend in the latent space, then W_uv and W_o."""
     if shape.rope_dim:
         _query_rope(layer, shape, latent, layer.view("query_full", "bqhp", p=shape.kv_rank))
-    scores = layer.make("scores", layer.view("query_full", "bqhu"), layer.view(cache, "bku"), "bqhk")
+    scores = layer.make("scores", layer.view("query_full", "bqhu"), layer.view(cache, "bku"), "bqhk", GroupRole.SCORES)
     context = layer.softmax_attend(scores, layer.view(cache, "bkc"), "h", "c", _scale(shape))
     values = layer.make("head_out", context, layer.weight("w_uv", "chv"), "bqhv")
     layer.output(values, "hv")
@@ -175,9 +177,9 @@ def mla_rc(workload: Workload) -> OperatorGraph:
     latent, cache = _latents(layer, shape)
     rank = _rank_index(shape)
     down, up = layer.weight("w_uq", rank + "hn"), layer.weight("w_uk", "chn")
-    composite = layer.make("composite", down, up, f"h{rank}c")
+    composite = layer.make("composite", down, up, f"h{rank}c", GroupRole.COMPOSITE)
     layer.local.add("composite")
-    layer.einsum("query_absorbed", latent, composite, _absorbed_query(layer))
+    layer.einsum("query_absorbed", latent, composite, _absorbed_query(layer), role=GroupRole.COMPOSITE_USER)
     _latent_space_attention(layer, shape, latent, cache)
     return layer.graph("mla_rc")
 

@@ -355,7 +355,7 @@ def test_tiles_and_blocks_of_a_small_layer(golden: Callable[[str], None]) -> Non
         graph,
         Tiling(
             sizes={name: {"h": 1} for name in by_head} | {"head_out": {"c": 3}},
-            parts=2,
+            kv_splits={"attention": 2},
             spilled=frozenset({"q_latent"}),
             shared=frozenset({"kv_cache"}),
             local=graph.local,
