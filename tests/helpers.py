@@ -377,7 +377,7 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
     spilled = frozenset(inner if spill_all else draw(st.sets(st.sampled_from(inner))))
     return Tiling(
         sizes=sizes,
-        parts=draw(st.integers(1, min(3, graph.extents["k"]))),
+        kv_splits={name: draw(st.integers(1, min(3, graph.extents["k"]))) for name in graph.attention_groups},
         spilled=spilled,
         shared=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))),
         local=local,

@@ -90,7 +90,7 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         cores_used=len({run.core for run in schedule.runs}),
         tiling=problem.tile_graph.tiling.sizes,
         context_parts=max(problem.tile_graph.tiling.kv_splits.values(), default=1),
-        k_splits=found_k_splits(problem.tile_graph.graph),
+        row_parts=found_k_splits(problem.tile_graph.graph),
         frugal_tiles=len(best.least_energy_tiles),
         spilled=tuple(sorted(problem.tile_graph.tiling.spilled)),
         solve_s=fsum(run.seconds for run in story.solved),

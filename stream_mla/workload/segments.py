@@ -52,8 +52,8 @@ def stages_of(graph: OperatorGraph) -> list[tuple[Operator, ...]]:
 
 
 def _runs_along(operator: Operator, index: str) -> bool:
-    """Whether all that an operator makes lies along an index, so that pieces of it share no work."""
-    return all(index in operand.indices for operand in operator.outputs)
+    """Whether all that an operator makes lies along an index that may be cut, so that pieces of it share no work."""
+    return index in operator.cuttable and all(index in operand.indices for operand in operator.outputs)
 
 
 def segments(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -> list[Segment]:
