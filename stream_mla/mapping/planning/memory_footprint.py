@@ -53,8 +53,7 @@ def resident_bits(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling
     return {
         name: shapes.resident_bits(name, cores)
         for name in shapes.graph.tensors
-        if name in shapes.graph.intermediates
-        and name not in tiling.spilled | shapes.graph.local | tiling.local
+        if name in shapes.graph.intermediates and name not in tiling.spilled | shapes.graph.local | tiling.local
     }
 
 

@@ -206,9 +206,7 @@ def cut_sum(setting: Setting, operator: Operator, added: Mapping[str, int]) -> S
     return outer_cut(setting, operator, out[::-1], least_pieces=wanted, copies=splits, start=start)
 
 
-def _lost_bits(
-    setting: Setting, operand: Operand, ways: _Ways, neighbour_sizes: Mapping[str, int]
-) -> Reals | float:
+def _lost_bits(setting: Setting, operand: Operand, ways: _Ways, neighbour_sizes: Mapping[str, int]) -> Reals | float:
     """Return the bits that the moves of a spilled tensor take beyond its own, to the DRAM and from there.
 
     Its blocks are as both sides cut them, and each takes whole cycles of a core's port.

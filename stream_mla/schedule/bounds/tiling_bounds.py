@@ -112,8 +112,7 @@ def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:
         if name in tiling.spilled or tensor.role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
     }
     stored = sum(
-        graph.operand_bits(operand)
-        * prod(_splits(graph, tiling, operator).get(index, 1) for index in operand.indices)
+        graph.operand_bits(operand) * prod(_splits(graph, tiling, operator).get(index, 1) for index in operand.indices)
         for operator in graph.operators
         for operand in operator.outputs
         if operand.tensor in via_dram or graph.tensors[operand.tensor].role is Role.OUTPUT

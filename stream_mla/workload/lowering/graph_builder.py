@@ -1,45 +1,37 @@
 """Collects the tensors and operators of a graph: of an attention layer, of products, of a feed-forward network."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from stream_mla.workload.fusion_group import FusionGroup, GroupRole
 from stream_mla.workload.operator_graph import Kind, Operand, Operator, OperatorGraph, Role, Tensor
 from stream_mla.workload.spec import Precision, Workload
 
-ATTENTION = "attention"
-"""The name of the fusion group of an attention layer."""
+ATTENTION, FUSED = "attention", "fused"
+"""The names of the fusion group of an attention layer, and of one without attention."""
 
 
 class GraphBuilder:
     """Collects tensors and operators; each method that adds an operator returns a view of its product.
 
-    With `heads`, everything that is added belongs to one fusion group, as a neighbour of attention's core unless a
-    role is given. Without, operators are planned one by one.
+    Where attention is added (`softmax_attend`), all operators belong to one fusion group, as neighbours of its core
+    unless they have another role. Otherwise those that are given a role do, and the others are planned one by one.
     """
 
-    def __init__(
-        self,
-        precision: Precision,
-        extents: Mapping[str, int],
-        *,
-        cached_tokens: int = 0,
-        heads: tuple[str, ...] | None = None,
-    ) -> None:
-        """`extents`: index -> its size; `cached_tokens`: position of the first query token."""
-        self.precision, self.cached_tokens = precision, cached_tokens
-        self.extents: dict[str, int] = dict(extents)
-        self.group = None if heads is None else ATTENTION
-        self.groups = {} if heads is None else {ATTENTION: FusionGroup(heads=heads)}
+    def __init__(self, given: Workload | Precision, extents: Mapping[str, int]) -> None:
+        """`extents`: index -> its size. A workload brings the indices of its tokens and of the counters of keys."""
+        tokens: dict[str, int] = {}
+        self.cached_tokens = 0
+        if isinstance(given, Workload):
+            tokens = {"b": given.batch, "q": given.query_tokens, "k": given.key_tokens, "t": 1, "s": 1, "w": 2}
+            self.cached_tokens = given.cached_tokens
+        self.precision = given.precision if isinstance(given, Workload) else given
+        self.extents = {**tokens, **extents}
+        self.heads: tuple[str, ...] = ()
+        """The indices that number heads, once attention is added."""
         self.tensors: dict[str, Tensor] = {}
         self.operators: list[Operator] = []
         self.local: set[str] = set()
-
-    @classmethod
-    def of_layer(cls, workload: Workload, extents: Mapping[str, int], heads: tuple[str, ...]) -> "GraphBuilder":
-        """Return the builder of an attention layer: with the tokens of a step, and the counters of keys."""
-        tokens = {"b": workload.batch, "q": workload.query_tokens, "k": workload.key_tokens, "t": 1, "s": 1, "w": 2}
-        extents = {**tokens, **extents}
-        return cls(workload.precision, extents, cached_tokens=workload.cached_tokens, heads=heads)
 
     def tensor(self, name: str, indices: str, role: Role) -> str:
         """Declare a tensor that spans `indices` once each, and return its name."""
@@ -79,20 +71,18 @@ class GraphBuilder:
         second: Operand,
         out: Operand,
         addend: Operand | None = None,
-        role: GroupRole = GroupRole.NEIGHBOUR,
+        role: GroupRole | None = None,
     ) -> Operand:
         """Contract two operands."""
         return self._add(Kind.EINSUM, name, (first, second), out, role, addend)
 
-    def make(
-        self, name: str, first: Operand, second: Operand, indices: str, role: GroupRole = GroupRole.NEIGHBOUR
-    ) -> Operand:
+    def make(self, name: str, first: Operand, second: Operand, indices: str, role: GroupRole | None = None) -> Operand:
         """Contract two operands into a new activation of the operator's name."""
         return self.einsum(name, first, second, self.whole(name, indices, Role.ACTIVATION), role=role)
 
     def vector(self, kind: Kind, name: str, source: Operand, out: Operand, *more: Operand) -> Operand:
         """Apply a norm, RoPE, or an operation element by element, with `more` inputs where it takes several."""
-        return self._add(kind, name, (source, *more), out, GroupRole.NEIGHBOUR)
+        return self._add(kind, name, (source, *more), out, None)
 
     def _add(
         self,
@@ -100,7 +90,7 @@ class GraphBuilder:
         name: str,
         inputs: tuple[Operand, ...],
         out: Operand,
-        role: GroupRole,
+        role: GroupRole | None,
         addend: Operand | None = None,
     ) -> Operand:
         """Append an operator with one result, and return that."""
@@ -112,16 +102,23 @@ class GraphBuilder:
                 outputs=(out,),
                 addend=addend,
                 first_position=self.cached_tokens if kind is Kind.ROPE else 0,
-                group=self.group,
-                role=None if self.group is None else role,
+                role=role,
             )
         )
         return out
 
     def softmax_attend(self, scores: Operand, values: Operand, heads: str, value: str, scale: float) -> Operand:
-        """Add softmax, the product with the values, and the merge of context splits; return the context."""
-        if self.group is None:
-            raise ValueError("attention needs a builder that was given the indices of its heads")
+        """Add softmax, the product with the values, and the merge of context splits; return the context.
+
+        The operator that makes the scores gets that role.
+        """
+        if self.heads:
+            raise ValueError("a builder takes one attention: put others behind it with in_sequence")
+        makers = [n for n, o in enumerate(self.operators) if scores.tensor in (made.tensor for made in o.outputs)]
+        if not makers or not heads:
+            raise ValueError(f"attention needs an operator that makes {scores.tensor}, and an index of its heads")
+        self.heads = tuple(heads)
+        self.operators[makers[-1]] = replace(self.operators[makers[-1]], role=GroupRole.SCORES)
         rows = f"bq{heads}"
         numerators = self.whole("probs", rows + "k", Role.ACTIVATION)
         statistics = self.whole("probs_stats", rows + "tw", Role.PARTIAL)
@@ -138,7 +135,6 @@ class GraphBuilder:
                 scale=scale,
                 first_position=self.cached_tokens,
                 state_width=self.extents[value],
-                group=self.group,
                 role=GroupRole.SOFTMAX,
             ),
             Operator(
@@ -146,7 +142,6 @@ class GraphBuilder:
                 kind=Kind.ATTEND,
                 inputs=(numerators, values, statistics),
                 outputs=(part, part_stats),
-                group=self.group,
                 role=GroupRole.ATTEND,
             ),
             Operator(
@@ -154,7 +149,6 @@ class GraphBuilder:
                 kind=Kind.MERGE,
                 inputs=(part, part_stats),
                 outputs=(context,),
-                group=self.group,
                 role=GroupRole.MERGE,
             ),
         ]
@@ -167,12 +161,16 @@ class GraphBuilder:
 
     def graph(self, scheme: str) -> OperatorGraph:
         """Freeze what was collected."""
+        group = ATTENTION if self.heads else FUSED
+        rest = GroupRole.NEIGHBOUR if self.heads else None
+        operators = tuple(replace(operator, role=operator.role or rest) for operator in self.operators)
+        grouped = any(operator.role is not None for operator in operators)
         return OperatorGraph(
             scheme=scheme,
             extents=self.extents,
             tensors=self.tensors,
-            operators=tuple(self.operators),
+            operators=tuple(replace(o, group=group) if o.role is not None else o for o in operators),
             partial_bits=self.precision.partials,
             local=frozenset(self.local),
-            groups=self.groups,
+            groups={group: FusionGroup(heads=self.heads)} if grouped else {},
         )

@@ -30,8 +30,8 @@ from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tiler import tile
-from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.fusion_group import GroupRole
+from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import CONTRACTIONS, OperatorGraph, Role
 from stream_mla.workload.spec import Workload
 from tests.helpers import (
