@@ -2,8 +2,8 @@
 
 A prefill of many tokens has millions of tiles, alike for every head. Where no tiling of the whole graph is small enough
 to be scheduled, it runs in segments. First it is cut into stages: the operators before the heads of an attention layer,
-those that work on its heads, those after them up to the heads of the next layer, and so on; a graph without attention is
-one stage. Then each stage is cut into segments. Those of one kind do the same work on other data, so one schedule
+those that work on its heads, those after them up to the heads of the next layer, and so on; a graph without attention
+is one stage. Then each stage is cut into segments. Those of one kind do the same work on other data, so one schedule
 stands for all of them. A segment begins when the one before has ended, and what it makes for later ones goes through
 the DRAM: that is a schedule of the graph, and its latency is the sum.
 """

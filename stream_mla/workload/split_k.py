@@ -15,7 +15,8 @@ from stream_mla.workload.operator_graph import PART, Kind, Operand, Operator, Op
 
 K_SPLITS = "row_parts"
 """The key under which sizes given by the user hold the splits of a contraction: of all, or, followed by a dot and a
-name, of one. Points and stored results are fingerprinted with this spelling, so it stays; `--tile` takes `k_splits` too.
+name, of one. Points and stored results are fingerprinted with this spelling, so it stays; `--tile` takes
+`k_splits` too.
 """
 KV_SPLITS = "parts"
 """The key under which sizes given by the user hold the splits of the keys; `--tile` takes `kv_splits` too."""

@@ -1,4 +1,4 @@
-"""Attention tiling: how the core of a fusion group is cut along heads, query tokens and keys, and the splits of the keys.
+"""Attention tiling: how the core of a fusion group is cut along heads, query tokens and keys, and into splits.
 
 Scores, softmax and the product with the values are cut alike. Where a scheme expands the cache to keys and values of
 every head, the expansion may be *inline*: each chunk is expanded on the core that attends to it, just before, so that
@@ -219,8 +219,8 @@ def _split_choices(setting: Setting) -> list[int]:
 
 
 def _footprint_bits(graph: OperatorGraph, shape: AttentionShape, table: _Table) -> Quantities:
-    """Return the bits of the query rows, two chunks of keys and values, three pieces of scores or numerators [rows, keys], and
-    the context of the rows twice: as running sums, and finished.
+    """Return the bits of the query rows, two chunks of keys and values, three pieces of scores or numerators
+    [rows, keys], and the context of the rows twice: as running sums, and finished.
 
     Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
     of the tile's heads. Where they are kept, all of them are there, with what each piece of the query tokens reads of
@@ -260,8 +260,8 @@ def _softmax_pieces(setting: Setting, shape: AttentionShape, table: _Table) -> N
 def _traffic_bits(setting: Setting, shape: AttentionShape, table: _Table) -> Reals:
     """Return the bits read from DRAM, or written there and read.
 
-    They are keys and values, if they come from there, and the rows read beside them, once per piece of the query tokens,
-    and of the heads where those share them; weights that expand, once per core that works on a head; and with several
+    They are keys and values, if they come from there, and the rows read beside them, once per piece of the query
+    tokens, and of the heads where those share them; weights that expand, once per core that works on a head; and with several
     splits the partial sums of each split's context.
     """
     graph = setting.graph
@@ -283,7 +283,7 @@ def _traffic_bits(setting: Setting, shape: AttentionShape, table: _Table) -> Rea
 
 
 def _vector_cycles(setting: Setting, shape: AttentionShape, table: _Table) -> Reals:
-    """Return the cycles of softmax, over all vector units: its work per score, and that of each chunk on the running sum."""
+    """Return the cycles of softmax, over all vector units: its work per score, and each chunk's on the running sum."""
     graph = setting.graph
     rows = graph.extents["b"] * graph.extents["q"] * prod(graph.extents[index] for index in shape.heads)
     operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] * graph.extents["k"] + table.chunks * shape.width

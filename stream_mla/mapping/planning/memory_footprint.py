@@ -1,12 +1,12 @@
-"""Memory footprint: how full a tiling makes the memories, estimated from the shapes of its tiles, to try first what fits.
+"""Memory footprint: how full a tiling makes the memories, from the shapes of its tiles: an estimate, for the order of trials.
 
 On a core with an array there are, at the same time,
 
 - the **working set** of its largest operator: the bits that one tile reads, twice where it loads them from the DRAM for
   itself, and those that it writes. The tiles of a fusion group's core share one working set, with all keys of a split
   where these are kept;
-- the **resident** tensors between operators on chip: of each, along each index, the largest piece that an operator makes
-  or takes at once. Heads run one after another. A tensor that every head re-reads stays resident entirely. So does a
+- the **resident** tensors between operators on chip: of each, along each index, the largest piece that an operator
+  makes or takes at once. Heads run one after another. A tensor that every head re-reads stays resident entirely. So does a
   tensor that is reduced over heads, except when (a) it is accumulated eagerly or (b) one round of the cores covers all
   its tiles. Operators without a group do the same with the indices that they reduce.
 
@@ -84,7 +84,7 @@ class _Shapes:
         return min(extent, self.tiling.sizes.get(operator.name, {}).get(index, extent))
 
     def element_bits(self, operator: Operator, operand: Operand) -> int:
-        """Return the width of an operand: that of partial sums where an operator adds up its result in several steps."""
+        """Return the width of an operand: that of partial sums where a result is added up in several steps."""
         bits = self.graph.tensors[operand.tensor].element_bits
         if operator.kind not in CONTRACTIONS or operand not in operator.outputs:
             return bits

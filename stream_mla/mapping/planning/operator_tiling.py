@@ -1,4 +1,4 @@
-"""Operator tiling: how each operator is cut, all candidates at once, each with its footprint and its DRAM traffic in bit.
+"""Operator tiling: how each operator is cut, all candidates at once, each with its footprint and DRAM traffic in bit.
 
 Pieces that come from DRAM are double-buffered: the next tile's load while this one's are used.
 """
@@ -230,8 +230,8 @@ def chosen_sizes(cuts: Sequence[Cuts], candidate: int) -> Sizes:
 def cut_composite(setting: Setting, producer: Operator, consumer: Operator) -> tuple[Sizes, Sizes]:
     """Cut a product that stays on chip together with the operator that uses it; return the sizes of both.
 
-    The product [h, r, c] = [r, h, n] x [c, h, n] is the second operand of the consumer [tokens, r] x [h, r, c], whatever
-    letters the graph has for these. Heads, rank r and latent dimension c are cut alike in both, tokens in the consumer
+    The product [h, r, c] = [r, h, n] x [c, h, n] is the second operand of the consumer [tokens, r] x [h, r, c],
+    whatever letters the graph has for these. Heads, rank r and latent dimension c are cut alike in both, tokens in the consumer
     only.
 
     Footprint: two pieces of both factors [h, r, n] and [h, c, n], two of the consumer's input [tokens, r] if it is

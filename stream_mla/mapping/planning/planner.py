@@ -69,8 +69,8 @@ def candidate_tilings(
     """Yield different tilings worth trying.
 
     `forced` gives sizes per index, and splits (see `split_k`). For each of several shares of the memories, the first
-    tiling spills large tensors; the next ones keep them on chip, which is right where groups of heads are worked off one
-    after the other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
+    tiling spills large tensors; the next ones keep them on chip, which is right where groups of heads are worked off
+    one after the other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
     """
     machine = estimate_machine(accelerator)
     seen: list[Tiling] = []
@@ -88,7 +88,7 @@ def candidate_tilings(
 
 
 def _head_sizes(graph: OperatorGraph, forced: Mapping[str, int]) -> list[Mapping[str, int]]:
-    """Return sizes of groups of heads that are worth trying, per outer index of the heads; the first leaves them free."""
+    """Return sizes of groups of heads that are worth trying, per outer index of the heads, and first none."""
     outer = {graph.groups[name].heads[0]: None for name in graph.attention_groups if graph.groups[name].heads}
     found: list[Mapping[str, int]] = [{}]
     for pieces in HEAD_PIECES:
@@ -244,7 +244,7 @@ def _cut_alone(setting: Setting, operator: Operator, cut: AttentionCut, sizes: M
 
 
 def _max_sizes(setting: Setting, operator: Operator, cut: AttentionCut) -> Sizes:
-    """Return upper limits of an operator's pieces: one that adds up heads in small sums can follow as heads are done."""
+    """Return upper limits of an operator's pieces: one that adds up heads in small sums follows them one by one."""
     heads = [index for index in cut.heads if index in gemm_indices(operator).k]
     if not heads or not has_small_sums(setting, operator):
         return {}

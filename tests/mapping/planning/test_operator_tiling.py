@@ -62,11 +62,8 @@ def test_a_contraction_is_cut_no_more_than_it_must(
     ],
 )
 def test_attention_is_cut_no_more_than_it_must(budget_bits: int, keys: int) -> None:
-    assert cut_attention(_tight(MLA, budget_bits, h=2), attention_groups(MLA)["attention"]).sizes == {
-        "h": 2,
-        "b": 1,
-        "k": keys,
-    }
+    group = attention_groups(MLA)["attention"]
+    assert cut_attention(_tight(MLA, budget_bits, h=2), group).sizes == {"h": 2, "b": 1, "k": keys}
 
 
 @pytest.mark.parametrize(
