@@ -37,7 +37,7 @@ JOINED_RATE = 1 / 8
 """A core-to-core path slower than this share of a core's DRAM rate is ignored: going through DRAM is then assumed to be
 as good."""
 PRICE_PER_TILE = 2e-5
-"""Share of the layer's DRAM or compute time, whichever is longer, that one more tile must gain: 500 more tiles must gain
+"""Share of the layer's DRAM or compute time, whichever is longer, that one more tile must gain: 500 more must gain
 1 %, as each is scheduled."""
 
 

@@ -261,8 +261,8 @@ def _traffic_bits(setting: Setting, shape: AttentionShape, table: _Table) -> Rea
     """Return the bits read from DRAM, or written there and read.
 
     They are keys and values, if they come from there, and the rows read beside them, once per piece of the query
-    tokens, and of the heads where those share them; weights that expand, once per core that works on a head; and with several
-    splits the partial sums of each split's context.
+    tokens, and of the heads where those share them; weights that expand, once per core that works on a head; and with
+    several splits the partial sums of each split's context.
     """
     graph = setting.graph
     heads = table.cuts[0]

@@ -1,4 +1,6 @@
-"""Memory footprint: how full a tiling makes the memories, from the shapes of its tiles: an estimate, for the order of trials.
+"""Memory footprint: how full a tiling makes the memories, estimated from the shapes of its tiles.
+
+The estimate decides in which order tilings are tried.
 
 On a core with an array there are, at the same time,
 
@@ -6,8 +8,8 @@ On a core with an array there are, at the same time,
   itself, and those that it writes. The tiles of a fusion group's core share one working set, with all keys of a split
   where these are kept;
 - the **resident** tensors between operators on chip: of each, along each index, the largest piece that an operator
-  makes or takes at once. Heads run one after another. A tensor that every head re-reads stays resident entirely. So does a
-  tensor that is reduced over heads, except when (a) it is accumulated eagerly or (b) one round of the cores covers all
+  makes or takes at once. Heads run one after another. A tensor that every head re-reads stays resident entirely. So
+  does a tensor that is reduced over heads, except when (a) it is accumulated eagerly or (b) one round of the cores covers all
   its tiles. Operators without a group do the same with the indices that they reduce.
 
 A core with nothing but a vector unit holds the pieces of a tile there, and again those that come or go meanwhile.

@@ -231,8 +231,8 @@ def cut_composite(setting: Setting, producer: Operator, consumer: Operator) -> t
     """Cut a product that stays on chip together with the operator that uses it; return the sizes of both.
 
     The product [h, r, c] = [r, h, n] x [c, h, n] is the second operand of the consumer [tokens, r] x [h, r, c],
-    whatever letters the graph has for these. Heads, rank r and latent dimension c are cut alike in both, tokens in the consumer
-    only.
+    whatever letters the graph has for these. Heads, rank r and latent dimension c are cut alike in both, tokens in
+    the consumer only.
 
     Footprint: two pieces of both factors [h, r, n] and [h, c, n], two of the consumer's input [tokens, r] if it is
     read from DRAM, one and a half of the composite [h, r, c], in bits as they are stored, and partial sums of
