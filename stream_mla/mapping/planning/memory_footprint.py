@@ -9,8 +9,8 @@ On a core with an array there are, at the same time,
   where these are kept;
 - the **resident** tensors between operators on chip: of each, along each index, the largest piece that an operator
   makes or takes at once. Heads run one after another. A tensor that every head re-reads stays resident entirely. So
-  does a tensor that is reduced over heads, except when (a) it is accumulated eagerly or (b) one round of the cores covers all
-  its tiles. Operators without a group do the same with the indices that they reduce.
+  does a tensor that is reduced over heads, except when (a) it is accumulated eagerly or (b) one round of the cores
+  covers all its tiles. Operators without a group do the same with the indices that they reduce.
 
 A core with nothing but a vector unit holds the pieces of a tile there, and again those that come or go meanwhile.
 """
