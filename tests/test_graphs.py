@@ -175,7 +175,12 @@ def _with_few_tiles(monkeypatch: pytest.MonkeyPatch, most: int, segment: int) ->
     monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "PASS_TILES", segment)
 
 
-@pytest.mark.parametrize("make", [_gemm, _ffn, _latent_layers, _grouped_layers, _block])
+def _tall_gemm() -> OperatorGraph:
+    """Return a product of many tokens with a weight that one core can hold."""
+    return gemm(BYTES, m=960, n=24, k=32)
+
+
+@pytest.mark.parametrize("make", [_tall_gemm, _ffn, _latent_layers, _grouped_layers, _block])
 def test_graphs_with_too_many_tiles_run_in_segments(
     make: Callable[[], OperatorGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
