@@ -19,7 +19,7 @@ from stream_mla.solvers.optimizer import Optimizer
 from stream_mla.solvers.tiling_search import best_first_tile_count
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
-from stream_mla.workload.segments import segments, stages_of, whole
+from stream_mla.workload.segments import Segment, segments, stages_of, whole
 
 
 def evaluate(
@@ -88,6 +88,8 @@ def _in_passes(point: Point, graph: OperatorGraph, progress: Progress, budget: B
             if number < len(parts):
                 raise KeyboardInterrupt from None  # no schedule of the whole
             outcome, interrupted = interrupt.outcome, True
+        except TooManyTilesError as error:
+            raise TooManyTilesError(f"{_segment_text(part)} has too many tiles even as a segment: {error}") from error
         done.append(SegmentOutcome(part=part, outcome=outcome))
     longest = max(done, key=lambda entry: entry.part.times * entry.outcome.result.latency_cycles)
     result = segment_totals(point, graph, [(entry.part, entry.outcome.result) for entry in done])
@@ -100,6 +102,13 @@ def _in_passes(point: Point, graph: OperatorGraph, progress: Progress, budget: B
 def _segment_count(point: Point, stage: OperatorGraph, budget: Budget) -> int:
     """Return into how many segments a stage is cut."""
     return -(-best_first_tile_count(point, stage) // budget.segment_tiles)
+
+
+def _segment_text(part: Segment) -> str:
+    """Return which operators a segment has, and how much of which indices."""
+    first, last = part.graph.operators[0].name, part.graph.operators[-1].name
+    sizes = ", ".join(f"{index}={size}" for index, size in part.sizes.items())
+    return (first if first == last else f"{first} to {last}") + (f" with {sizes}" if sizes else ", which nothing cuts,")
 
 
 def _named(name: str, progress: Progress) -> Progress:

@@ -34,8 +34,8 @@ class Point:
     workers: int
     """Threads of the solver; with one, equal points have equal results."""
     tile_sizes: Mapping[str, int] = field(hash=False)
-    """Sizes set by hand, per index; `parts` is the number of parts of the keys, `k_splits` that of the rows of all
-    contractions, `k_splits.out` that of one.
+    """Sizes set by hand, per index; `parts` is the number of splits of the keys, `row_parts` that of all contractions,
+    `row_parts.out` that of one.
     """
 
     @classmethod

@@ -169,15 +169,15 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def unknown_sizes(graphs: Sequence["OperatorGraph"], given: Iterable[str]) -> str | None:
     """Return what is wrong with the names of sizes set by hand, or None where some graph has each of them."""
     from stream_mla.workload.operator_graph import COUNTERS
-    from stream_mla.workload.split_k import ROW_PARTS, can_spread
+    from stream_mla.workload.split_k import K_SPLITS, KV_SPLITS, can_spread
 
     extents = {index for graph in graphs for index in graph.extents}
-    able = {f"{ROW_PARTS}.{o.name}" for graph in graphs for o in graph.operators if can_spread(graph, o)}
-    known = [*sorted(extents.difference(COUNTERS, "w")), "parts", ROW_PARTS]
+    able = {f"{K_SPLITS}.{o.name}" for graph in graphs for o in graph.operators if can_spread(graph, o)}
+    known = [*sorted(extents.difference(COUNTERS, "w")), KV_SPLITS, K_SPLITS]
     unknown = [name for name in given if name not in known and name not in able]
     if not unknown:
         return None
-    known.append(f"{ROW_PARTS}.OPERATOR")
+    known.append(f"{K_SPLITS}.OPERATOR")
     return f"no operator has an index {' or '.join(unknown)}: use {', '.join(known)}"
 
 

@@ -318,7 +318,7 @@ def decode_point(model: str, scheme: str, accelerator: str, cached: int, time_li
 
 def uncut(local: frozenset[str] = frozenset()) -> Tiling:
     """One tile per operator; everything on chip."""
-    return Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=local)
+    return Tiling(sizes={}, spilled=frozenset(), shared=frozenset(), local=local)
 
 
 def small_problem(
@@ -377,7 +377,7 @@ def tilings(draw: st.DrawFn, graph: OperatorGraph, *, split: bool = False, spill
     spilled = frozenset(inner if spill_all else draw(st.sets(st.sampled_from(inner))))
     return Tiling(
         sizes=sizes,
-        parts=draw(st.integers(1, min(3, graph.extents["k"]))),
+        kv_splits={name: draw(st.integers(1, min(3, graph.extents["k"]))) for name in graph.attention_groups},
         spilled=spilled,
         shared=frozenset(draw(st.sets(st.sampled_from(sorted(graph.tensors))))),
         local=local,

@@ -158,7 +158,7 @@ def assemble(rng: random.Random, tiles: list[Tile], blocks: list[Block], maker: 
         before = {maker[b] for b in tile.reads if maker[b] >= 0}
         predecessors.append(tuple(sorted(before | ({number - 1} if tile.step else set()))))
     users = tuple(tuple(n for n, tile in enumerate(tiles) if b in tile.reads) for b in range(len(blocks)))
-    tiling = Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=frozenset())
+    tiling = Tiling(sizes={}, spilled=frozenset(), shared=frozenset(), local=frozenset())
     graph = OperatorGraph(scheme="test", extents={}, tensors={}, operators=(), partial_bits=32, local=frozenset())
     tile_graph = TileGraph(
         graph=graph,

@@ -67,7 +67,7 @@ def fixed_tiling(graph: OperatorGraph, machine: Accelerator, share: float) -> Ti
         sizes[name]["k"] = min(chunk, -(-graph.extents["k"] // parts))
     return Tiling(
         sizes=sizes,
-        parts=parts,
+        kv_splits=dict.fromkeys(graph.attention_groups, parts),
         spilled=frozenset(n for n, t in graph.tensors.items() if t.role in (Role.ACTIVATION, Role.PARTIAL)),
         shared=frozenset(),
         local=frozenset(),

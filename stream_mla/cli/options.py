@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, sizes
+from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, tile_sizes
 from stream_mla.errors import SpecError
 from stream_mla.mapping.policy import POLICIES, Fusion, Prefetch
 from stream_mla.settings import DEFAULTS, NAMES, Settings, SettingsError, point_fields, unknown_sizes
@@ -91,7 +91,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add(
         "--tile",
         metavar="INDEX=N,...",
-        type=sizes,
+        type=tile_sizes,
         default={},
         help="sizes of pieces, e.g. h=16,k=512,parts=4,row_parts=2",
     )

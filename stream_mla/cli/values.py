@@ -78,6 +78,22 @@ def sizes(text: str) -> dict[str, int]:
     return found
 
 
+SPLITS = {"kv_splits": "parts", "k_splits": "row_parts"}
+"""The field's names for splits of keys and of contractions -> those under which points and stored results have them."""
+
+
+def tile_sizes(text: str) -> dict[str, int]:
+    """Read `h=16,kv_splits=4,k_splits.out=2`."""
+    found: dict[str, int] = {}
+    for name, size in sizes(text).items():
+        kind, dot, operator = name.partition(".")
+        known = SPLITS.get(kind, kind) + dot + operator
+        if known in found:
+            raise argparse.ArgumentTypeError(f"{name} and {known} are one: keep one")
+        found[known] = size
+    return found
+
+
 def bits(text: str) -> dict[str, int]:
     """Read `weights=8,cache=8`."""
     found = sizes(text)

@@ -18,6 +18,7 @@ from stream_mla.schedule.candidate import Progress
 from stream_mla.solvers.budget import Budget
 from stream_mla.solvers.tiling_search import TilingSearch
 from stream_mla.workload.lowering.attention import lower
+from stream_mla.workload.split_k import KV_SPLITS
 
 KIB = 8 * 1024
 """The bits of a KiB; memories grow in whole KiB, as datasheets count them."""
@@ -96,7 +97,7 @@ def _without_sizes(point: Point, trials: _Trials) -> Iterator[str]:
         return
     tiling = trials.fits(replace(point, tile_sizes={}))
     if tiling is not None:
-        taken = {"parts": tiling.parts}
+        taken = {KV_SPLITS: max(tiling.kv_splits.values(), default=1)}
         for index in point.tile_sizes:
             cuts = [sizes[index] for sizes in tiling.sizes.values() if index in sizes]
             taken |= {index: min(cuts)} if cuts else {}

@@ -103,7 +103,7 @@ class Result(ShortTable):
     cores_used: int
     tiling: Mapping[str, Mapping[str, int]]
     context_parts: int
-    k_splits: Mapping[str, int] = field(default_factory=dict[str, int])
+    row_parts: Mapping[str, int] = field(default_factory=dict[str, int])
     """Contraction -> parts of its rows that were summed up at the end."""
     frugal_tiles: int
     """Products that use the mapping of least energy; the others use the fastest."""

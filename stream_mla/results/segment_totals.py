@@ -75,7 +75,7 @@ def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Seg
         cores_used=max(result.cores_used for result in results),
         tiling={name: sizes for result in results for name, sizes in result.tiling.items()},
         context_parts=max(result.context_parts for result in results),
-        k_splits={name: count for result in results for name, count in result.k_splits.items()},
+        row_parts={name: count for result in results for name, count in result.row_parts.items()},
         frugal_tiles=int(total("frugal_tiles")),
         spilled=tuple(sorted({*handed_over([p for p, _ in parts]), *(n for r in results for n in r.spilled)})),
         solve_s=fsum(result.solve_s for result in results),

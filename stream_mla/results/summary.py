@@ -15,7 +15,7 @@ from stream_mla.schedule.candidate import Candidate, Story
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule, energy_parts_pj, peak_sram_bits, route_of
 from stream_mla.workload.operator_graph import OperatorGraph, Role
-from stream_mla.workload.split_k import found_parts
+from stream_mla.workload.split_k import found_k_splits
 
 
 def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story) -> Result:
@@ -89,8 +89,8 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         moves=len(schedule.transfers),
         cores_used=len({run.core for run in schedule.runs}),
         tiling=problem.tile_graph.tiling.sizes,
-        context_parts=problem.tile_graph.tiling.parts,
-        k_splits=found_parts(problem.tile_graph.graph),
+        context_parts=max(problem.tile_graph.tiling.kv_splits.values(), default=1),
+        row_parts=found_k_splits(problem.tile_graph.graph),
         frugal_tiles=len(best.least_energy_tiles),
         spilled=tuple(sorted(problem.tile_graph.tiling.spilled)),
         solve_s=fsum(run.seconds for run in story.solved),

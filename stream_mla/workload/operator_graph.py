@@ -7,67 +7,75 @@ from the tensors, never stored. The indices are defined once, here:
     b batch            q query token      k key token          h head
     g key-value group  j head of a group  d model dimension    e model dimension of the output
     r query rank       c kv rank          n no-position dim    p rotary dim     v value dim
-    u latent cache row (c then p)
-    t chunk of keys    s part of keys     w the two softmax statistics (maximum, sum)
-    o part of rows
+    u latent cache row (c then p)         f hidden dimension of a feed-forward network
+    t chunk of keys    s split of keys    w the two softmax statistics (maximum, sum)
+    o split of a contraction
 
-`t` and `s` number the chunks and parts into which a tiling cuts the keys, and `o` the parts into which it cuts the
-rows of a contraction; uncut, all are 1.
+`k`, `t`, `s`, `o` and `w` mean the same in every graph; graphs that are joined may give the others new letters.
+`t` and `s` number the chunks and splits into which a tiling cuts the keys, and `o` the splits of a contraction's
+reduced indices; uncut, all are 1. Which indices number the heads of attention is said by its fusion group.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from math import prod
 
 import networkx as nx
 
+from stream_mla.workload.fusion_group import CORE, FusionGroup, GroupRole
+
 PART = "o"
-HEADS = ("h", "g", "j")
-"""Indices that number heads."""
+"""The index that numbers the splits of a contraction's reduced indices (split-K)."""
 COUNTERS = ("t", "s", PART)
-"""Indices that number chunks and parts of `k`, or parts of rows, instead of elements."""
+"""The indices that number chunks and splits instead of elements."""
 
 
 class Role(StrEnum):
     """Why a tensor exists, which decides where it lives and how wide it is."""
 
     INPUT = "input"
-    """The layer's input: read from DRAM."""
+    """The tensor is an input of the graph: it is read from DRAM."""
     WEIGHT = "weight"
-    """Read from DRAM."""
+    """The tensor is a weight: it is read from DRAM."""
     CACHE = "cache"
-    """In DRAM: new rows are written there, and all rows are read from there."""
+    """The tensor lies in DRAM: new rows are written there, and all rows are read from there."""
     ACTIVATION = "activation"
-    """Made and used inside the layer."""
+    """The tensor is made and used inside the graph."""
     PARTIAL = "partial"
-    """An activation that is not finished: partial sums and softmax statistics."""
+    """The tensor is an activation that is not finished: partial sums and softmax statistics."""
     OUTPUT = "output"
-    """The layer's output: written to DRAM."""
+    """The tensor is a result of the graph: it is written to DRAM."""
 
 
 class Kind(StrEnum):
     """What an operator computes."""
 
     EINSUM = "einsum"
-    """The first two inputs, contracted; plus the addend, if there is one."""
+    """It contracts the first two inputs, and adds the addend, if there is one."""
     ATTEND = "attend"
-    """An einsum of softmax numerators and values, kept as a running, rescaled sum (online softmax)."""
+    """It contracts softmax numerators and values into a running, rescaled sum (online softmax)."""
     SOFTMAX = "softmax"
-    """Numerators of one chunk of keys, with the chunk's maximum and sum."""
+    """It makes the numerators of one chunk of keys, with the chunk's maximum and sum."""
     MERGE = "merge"
-    """Combine the parts of a split context, and normalise."""
+    """It combines the splits of a context (split-KV), and normalises."""
     SUM = "sum"
-    """Add up the parts of a reduction."""
+    """It adds up the splits of a reduction (split-K)."""
     NORM = "norm"
-    """RMSNorm over the last axis; its gain is folded into the next weight."""
+    """It is RMSNorm over the last axis; its gain is folded into the next weight."""
     ROPE = "rope"
-    """Rotate pairs (first half, second half) of the last axis by the token's position."""
+    """It rotates pairs (first half, second half) of the last axis by the token's position."""
+    SILU = "silu"
+    """It is the activation x sigmoid(x), element by element."""
+    PRODUCT = "product"
+    """It multiplies two tensors element by element."""
 
 
 CONTRACTIONS = (Kind.EINSUM, Kind.ATTEND)
-"""Kinds that run on the MAC array; the others run on the vector unit."""
+"""The kinds that run on the MAC array; the others run on the vector unit."""
+ELEMENTWISE = (Kind.SILU, Kind.PRODUCT)
+"""The kinds that may be cut along every index: an element of the result needs one of each input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +117,15 @@ class Operator:
     """Softmax and RoPE: the position of query token 0."""
     state_width: int = 0
     """Softmax: elements per row of the running sum that a later chunk rescales."""
+    group: str | None = None
+    """The name of its fusion group; None where it is planned for itself."""
+    role: GroupRole | None = None
+    """Its part in that group."""
+
+    @property
+    def in_core(self) -> bool:
+        """Whether it belongs to the core of its group, whose operators are tiled alike and run as one."""
+        return self.role in CORE
 
     @cached_property
     def indices(self) -> tuple[str, ...]:
@@ -118,7 +135,7 @@ class Operator:
 
     @cached_property
     def cuttable(self) -> tuple[str, ...]:
-        """What a tiling may cut: not the axis of a norm, RoPE or softmax statistic, nor the values of attend."""
+        """The indices that a tiling may cut: not the axis of a norm, RoPE or softmax statistic, nor attend's values."""
         whole = {*COUNTERS, "w"}
         if self.kind in (Kind.NORM, Kind.ROPE):
             whole.add(self.inputs[0].indices[-1])
@@ -156,7 +173,7 @@ def gemm_indices(operator: Operator) -> GemmIndices:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorGraph:
-    """A lowered layer. Operators stand in a topological order."""
+    """A lowered layer, or several. Operators stand in a topological order."""
 
     scheme: str
     extents: Mapping[str, int]
@@ -165,8 +182,11 @@ class OperatorGraph:
     partial_bits: int
     local: frozenset[str]
     """Tensors that never leave the core that makes them (scores, and the composite of mla_rc)."""
+    groups: Mapping[str, FusionGroup] = field(default_factory=dict[str, FusionGroup])
+    """The fusion groups by name: none, one or several."""
 
     def __post_init__(self) -> None:
+        self._verify_groups()
         made: set[str] = set()
         for operator in self.operators:
             for operand in operator.reads:
@@ -176,6 +196,43 @@ class OperatorGraph:
             for operand in (*operator.reads, *operator.outputs):
                 self._verify_operand(operator, operand)
             made.update(operand.tensor for operand in operator.outputs)
+
+    def _verify_groups(self) -> None:
+        seen: set[tuple[str, GroupRole]] = set()
+        for operator in self.operators:
+            group, role = operator.group, operator.role
+            if (group is None) != (role is None):
+                raise ValueError(f"{operator.name}: a fusion group and a role in it are given together")
+            if group is None or role is None:
+                continue
+            if group not in self.groups:
+                raise ValueError(f"{operator.name}: the graph has no fusion group {group}")
+            if role is not GroupRole.NEIGHBOUR and (group, role) in seen:
+                raise ValueError(f"{operator.name}: fusion group {group} has another operator in the role {role}")
+            seen.add((group, role))
+
+    @cached_property
+    def intermediates(self) -> frozenset[str]:
+        """The tensors that are made and read in the graph, a result that is read on among them; not the cache."""
+        read = {operand.tensor for operator in self.operators for operand in operator.reads}
+        return frozenset(
+            name
+            for name, tensor in self.tensors.items()
+            if tensor.role in (Role.ACTIVATION, Role.PARTIAL) or (tensor.role is Role.OUTPUT and name in read)
+        )
+
+    def member(self, group: str | None, role: GroupRole) -> Operator | None:
+        """Return the operator of a fusion group that has a role, or None where the graph has none."""
+        return next((o for o in self.operators if o.group == group and o.role is role), None)
+
+    def members(self, *roles: GroupRole) -> tuple[Operator, ...]:
+        """Return the operators of all fusion groups that have one of some roles."""
+        return tuple(operator for operator in self.operators if operator.role in roles)
+
+    @cached_property
+    def attention_groups(self) -> tuple[str, ...]:
+        """The fusion groups whose softmax is part of the graph, in its order."""
+        return tuple(o.group for o in self.members(GroupRole.SOFTMAX) if o.group is not None)
 
     def _verify_operand(self, operator: Operator, operand: Operand) -> None:
         shape = self.tensors[operand.tensor].shape

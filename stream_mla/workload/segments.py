@@ -1,10 +1,11 @@
-"""A layer in passes: parts that run one after the other, each with other heads, tokens or requests.
+"""A graph in segments: parts that run one after the other, each on some of the heads, tokens or requests.
 
-A prefill of many tokens has millions of tiles, alike for every head. Where no tiling of the whole layer is small enough
-to be scheduled, the layer runs in passes: what comes before the heads, the heads, a few at a time, and what adds them
-up. Passes of one kind do the same work on other data, so one schedule stands for all of them. A pass begins when the
-one before has ended, and what it makes for later ones goes through the DRAM: that is a schedule of the layer, and its
-latency is the sum.
+A prefill of many tokens has millions of tiles, alike for every head. Where no tiling of the whole graph is small enough
+to be scheduled, it runs in segments. First it is cut into stages: the operators before the heads of an attention layer,
+those that work on its heads, those after them up to the heads of the next layer, and so on; a graph without attention
+is one stage. Then each stage is cut into segments. Those of one kind do the same work on other data, so one schedule
+stands for all of them. A segment begins when the one before has ended, and what it makes for later ones goes through
+the DRAM: that is a schedule of the graph, and its latency is the sum.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
-from stream_mla.workload.operator_graph import HEADS, Kind, Operator, OperatorGraph, Role
+from stream_mla.workload.fusion_group import GroupRole
+from stream_mla.workload.operator_graph import COUNTERS, Operator, OperatorGraph, Role
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of a layer, on some of the heads, tokens or requests."""
+    """A part of a graph, on some of the heads, tokens or requests."""
 
     graph: OperatorGraph
     sizes: Mapping[str, int]
@@ -27,34 +29,42 @@ class Segment:
 
 
 def stages_of(graph: OperatorGraph) -> list[tuple[Operator, ...]]:
-    """Return the operators before the heads, those that work on heads, and those after them; without empty ones.
+    """Return the operators before the heads, those that work on heads, those after them, and so on; none is empty.
 
-    What groups of heads share (the keys and values of GQA) comes before the heads.
+    Stages are numbered: even ones lie between heads, odd ones work on heads. An operator is in the first stage of its
+    kind in which all that it reads is made. What groups of heads share (the keys and values of GQA) comes before the
+    heads; a product that stays on chip is made where it is used.
     """
-    operators = graph.operators
-    heads_of_all = [index for index in HEADS if index in graph.extents]
-    numbers = [n for n, operator in enumerate(operators) if all(_runs_along(operator, i) for i in heads_of_all)]
-    last = max(numbers, default=-1)
-    before = tuple(o for n, o in enumerate(operators) if n not in numbers and n < last)
-    heads = tuple(operators[number] for number in numbers)
-    after = tuple(o for n, o in enumerate(operators) if n not in numbers and n > last)
-    return [stage for stage in (before, heads, after) if stage]
+    numbers: dict[str, int] = {}
+    for operator in graph.operators:
+        earliest = max((numbers[name] for name in graph.edges.predecessors(operator.name)), default=0)
+        heads = graph.groups[operator.group].heads if operator.group is not None else ()
+        on_heads = bool(heads) and all(_runs_along(operator, index) for index in heads)
+        numbers[operator.name] = earliest + (earliest % 2 != on_heads)
+    for user in graph.members(GroupRole.COMPOSITE_USER):
+        composite = graph.member(user.group, GroupRole.COMPOSITE)
+        if composite is not None:
+            numbers[composite.name] = max(numbers[composite.name], numbers[user.name])
+    stages: dict[int, list[Operator]] = {number: [] for number in sorted(set(numbers.values()))}
+    for operator in graph.operators:
+        stages[numbers[operator.name]].append(operator)
+    return [tuple(stage) for stage in stages.values()]
 
 
 def _runs_along(operator: Operator, index: str) -> bool:
-    """Whether all that an operator makes lies along an index, so that pieces of it share no work."""
-    return all(index in operand.indices for operand in operator.outputs)
+    """Whether all that an operator makes lies along an index that may be cut, so that pieces of it share no work."""
+    return index in operator.cuttable and all(index in operand.indices for operand in operator.outputs)
 
 
 def segments(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -> list[Segment]:
-    """Return the passes of a stretch: about so many in all, of as few kinds as that allows.
+    """Return the segments of a stage: about so many in all, of as few kinds as that allows.
 
-    Heads are cut, groups of them first, then requests, whose keys nobody else reads; a stretch without heads is cut
-    into tokens. Where pieces are not even, some passes have one head or token more than others.
+    Heads are cut, groups of them first, then requests, whose keys nobody else reads; a stage without attention is cut
+    into tokens and requests, and then along the other indices of all its results. Where pieces are not even, some
+    segments have one head or token more than others. Where the indices allow no more, there are fewer than wanted.
     """
-    able = (*HEADS, "b") if any(o.kind is Kind.SOFTMAX for o in operators) else ("q", "b")
     cuts: dict[str, Mapping[int, int]] = {}
-    for index in (i for i in able if all(_runs_along(operator, i) for operator in operators)):
+    for index in (i for i in _cut_order(graph, operators) if all(_runs_along(operator, i) for operator in operators)):
         wanted = min(pieces, graph.extents[index])
         cuts[index] = _sizes(graph.extents[index], wanted)
         pieces = -(-pieces // sum(cuts[index].values()))
@@ -64,6 +74,15 @@ def segments(graph: OperatorGraph, operators: Sequence[Operator], pieces: int) -
         times = prod(cuts[index][size] for index, size in zip(cuts, chosen, strict=True))
         found.append(Segment(graph=part(graph, operators, sizes), sizes=sizes, times=times))
     return found
+
+
+def _cut_order(graph: OperatorGraph, operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Return the indices along which a stage may be cut, in the order in which they are."""
+    softmax = next((operator for operator in operators if operator.role is GroupRole.SOFTMAX), None)
+    if softmax is not None and softmax.group is not None:
+        return (*graph.groups[softmax.group].heads, "b")
+    others = (index for index in operators[0].outputs[0].indices if index not in ("q", "b", "w", *COUNTERS))
+    return ("q", "b", *others)
 
 
 def _sizes(extent: int, pieces: int) -> dict[int, int]:
@@ -76,7 +95,7 @@ def _sizes(extent: int, pieces: int) -> dict[int, int]:
 
 
 def whole(graph: OperatorGraph, operators: Sequence[Operator]) -> OperatorGraph:
-    """Return the graph of a stretch in one pass."""
+    """Return the graph of a stage in one segment."""
     return part(graph, operators, {})
 
 
@@ -89,11 +108,12 @@ def part(graph: OperatorGraph, operators: Sequence[Operator], sizes: Mapping[str
     others = {o.tensor for operator in graph.operators if operator.name not in names for o in operator.reads}
 
     def role(name: str) -> Role:
-        """Where a tensor lives: what another pass makes is read from the DRAM, what it needs is written there."""
+        """Where a tensor lives: what another segment makes is read from the DRAM, what it needs is written there."""
         own = graph.tensors[name].role
         if own in (Role.ACTIVATION, Role.PARTIAL) and name not in made:
             return Role.INPUT
-        return Role.OUTPUT if name in made & others - read else own
+        kept = own is Role.CACHE and name in read
+        return Role.OUTPUT if name in made & others and not kept else own
 
     shapes = {
         operand.tensor: tuple(
@@ -103,8 +123,6 @@ def part(graph: OperatorGraph, operators: Sequence[Operator], sizes: Mapping[str
         for operator in operators
         for operand in (*operator.reads, *operator.outputs)
     }
-    if both := {name for name in made & others & read if graph.tensors[name].role is not Role.CACHE}:
-        raise AssertionError(f"{', '.join(sorted(both))}: read in the pass that makes it and in others")
     return replace(
         graph,
         extents=extents,
@@ -115,7 +133,7 @@ def part(graph: OperatorGraph, operators: Sequence[Operator], sizes: Mapping[str
 
 
 def handed_over(parts: Sequence[Segment]) -> Iterator[str]:
-    """Yield the tensors that one pass writes to the DRAM for another."""
+    """Yield the tensors that one segment writes to the DRAM for another."""
     made = {operand.tensor for part in parts for operator in part.graph.operators for operand in operator.outputs}
     inputs = {name: None for part in parts for name, t in part.graph.tensors.items() if t.role is Role.INPUT}
     yield from (name for name in inputs if name in made)

@@ -7,7 +7,7 @@ import pytest
 
 from stream_mla.hardware.work import Gemm, VectorWork
 from stream_mla.mapping.planning.analytical_model import Spill, Strategy, estimate_machine, scaled_setting
-from stream_mla.mapping.planning.operator_tiling import cut_sum, worth_parts
+from stream_mla.mapping.planning.operator_tiling import cut_sum, worthwhile_k_splits
 from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.tile_graph import TileGraph, Tiling, tile_count
@@ -127,7 +127,7 @@ def test_parts_are_for_cores_that_would_idle(cores: int, bandwidth: float, colum
     setting = scaled_setting(MLA, estimate, {"e": columns}, 1, KEPT)
     out = next(operator for operator in MLA.operators if operator.name == "out")
 
-    assert worth_parts(setting, out, {}, {}) == parts
+    assert worthwhile_k_splits(setting, out, {}, {}) == parts
 
 
 def test_a_sum_is_cut_into_as_many_pieces_as_there_are_chains() -> None:

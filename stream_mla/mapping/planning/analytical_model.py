@@ -1,11 +1,13 @@
-"""What a plan is judged by: a machine in a few numbers, a share of its memories, and the price of a candidate.
+"""The cost model that tilings are chosen by: a machine in a few numbers, a share of its memories, a candidate's price.
 
-Estimates only. All cores with an array count as one kind: the rate is that of the first, the memory the smallest.
+It only estimates: the schedule that follows is exact. All cores with an array count as one kind: the rate is that of
+the first, the memory the smallest.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from stream_mla.errors import InfeasibleError
 from stream_mla.hardware.accelerator import Accelerator, Dataflow, Delivery
 from stream_mla.hardware.core_cost import Grid, grids
 from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route, find_routes
+from stream_mla.mapping.planning.attention_group import AttentionGroup, attention_groups
 from stream_mla.mapping.planning.candidate_sizes import Numbers
 from stream_mla.workload.operator_graph import Operator, OperatorGraph, Role
 
@@ -23,20 +26,24 @@ Quantities = Numbers | Reals
 TILE_SHARE = 0.55
 """Share of an SRAM that the tiles of one operator plan with; the rest is for what waits between operators."""
 ALONE_SHARE = 0.8
-"""The same where nothing else runs on a core meanwhile, less the small tensors that stay on chip."""
+"""Share of an SRAM that the tiles of an operator plan with where nothing else runs on its core meanwhile; the small
+tensors that stay on chip are taken off it."""
 SMALL_SHARE = 1 / 10
 """A tensor up to this share of an SRAM stays on chip whole."""
 IN_FLIGHT = 2
-"""Pieces that each array has on a core that does nothing but vector work: one is on its way there, one back."""
+"""Score pieces that each array keeps in the memory of a vector-only core: one arriving, one returning (double
+buffering)."""
 JOINED_RATE = 1 / 8
-"""A path between cores that is slower than this share of a core's DRAM rate is no use: the DRAM takes what it would."""
+"""A core-to-core path slower than this share of a core's DRAM rate is ignored: going through DRAM is then assumed to be
+as good."""
 PRICE_PER_TILE = 2e-5
-"""Of the layer's DRAM or compute time, whichever is longer: 500 more tiles must gain 1 %."""
+"""Share of the layer's DRAM or compute time, whichever is longer, that one more tile must gain: 500 more must gain
+1 %, as each is scheduled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineEstimate:
-    """What the estimates need of an accelerator."""
+    """An accelerator in the numbers that the estimates need."""
 
     array_cores: int
     sram_bits: int
@@ -176,12 +183,12 @@ class CandidateSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all operators of one plan are cut under: a graph, a machine, a share of its memories."""
+    """The conditions under which all operators of one plan are cut: a graph, a machine, a share of its memories."""
 
     graph: OperatorGraph
     machine: MachineEstimate
     forced: Mapping[str, int]
-    """Sizes given by the user, per index; and `parts` and `k_splits`."""
+    """Sizes given by the user, per index; and the splits of keys and of contractions (see `split_k`)."""
     budget_bits: int
     """For the working set of one operator, in the SRAM of a core with an array."""
     small_bits: int
@@ -202,6 +209,11 @@ class Setting:
     """Whether one load may serve several clusters of a core."""
     alone: frozenset[str] = frozenset()
     """Contractions beside which nothing else runs on a core: all their operands come from the DRAM or go there."""
+
+    @cached_property
+    def groups(self) -> Mapping[str, AttentionGroup]:
+        """The attention groups of the graph, by name."""
+        return attention_groups(self.graph)
 
     def via_dram(self, tensor: str) -> bool:
         """Whether consumers read a tensor from DRAM."""
@@ -268,7 +280,7 @@ class Strategy:
     inline: frozenset[str]
     sharing: bool
     k_splits: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Contraction -> parts of its rows."""
+    """Contraction -> splits of its reduced indices."""
     too_large: frozenset[str] = frozenset()
     """Activations that leave the chip although others stay: there is no room for them to wait."""
 
@@ -297,7 +309,7 @@ def scaled_setting(
         spilled=frozenset(
             name
             for name, tensor in graph.tensors.items()
-            if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
+            if name in graph.intermediates
             and (way.spill is Spill.ALL or name not in graph.local | way.inline)
             and (
                 way.spill is Spill.ALL

@@ -1,12 +1,16 @@
-"""How full a tiling makes the memories, from the shapes of its tiles alone: an estimate, to try first what will fit.
+"""Memory footprint: how full a tiling makes the memories, estimated from the shapes of its tiles.
+
+The estimate decides in which order tilings are tried.
 
 On a core with an array there are, at the same time,
 
-- the **working set** of its largest operator: what one tile reads, twice where it loads that from the DRAM for itself,
-  and what it writes. The tiles around softmax share one, with all keys of a part where these are kept;
-- what **waits** between operators on chip: of each tensor, along each index, the largest piece that an operator makes
-  or takes at once. Heads are worked off one after the other: what each of them reads anew waits as a whole, and so does
-  what is added up over them, unless its sums run beside the heads, in one round of the cores, or wait unfinished.
+- the **working set** of its largest operator: the bits that one tile reads, twice where it loads them from the DRAM for
+  itself, and those that it writes. The tiles of a fusion group's core share one working set, with all keys of a split
+  where these are kept;
+- the **resident** tensors between operators on chip: of each, along each index, the largest piece that an operator
+  makes or takes at once. Heads run one after another. A tensor that every head re-reads stays resident entirely. So
+  does a tensor that is reduced over heads, except when (a) it is accumulated eagerly or (b) one round of the cores
+  covers all its tiles. Operators without a group do the same with the indices that they reduce.
 
 A core with nothing but a vector unit holds the pieces of a tile there, and again those that come or go meanwhile.
 """
@@ -20,7 +24,6 @@ from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.workload.operator_graph import (
     CONTRACTIONS,
     COUNTERS,
-    HEADS,
     PART,
     Kind,
     Operand,
@@ -29,9 +32,10 @@ from stream_mla.workload.operator_graph import (
     Role,
     gemm_indices,
 )
-from stream_mla.workload.split_k import parts_of, spread_cut
+from stream_mla.workload.split_k import k_splits_of, spread_cut
 
 IN_MEMORY = (Role.INPUT, Role.WEIGHT, Role.CACHE)
+"""The roles of tensors that are read from DRAM whatever the tiling."""
 
 
 def peak_occupancy(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> float:
@@ -50,9 +54,8 @@ def resident_bits(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling
     cores = len(list(accelerator.array_cores()))
     return {
         name: shapes.resident_bits(name, cores)
-        for name, tensor in shapes.graph.tensors.items()
-        if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
-        and name not in tiling.spilled | shapes.graph.local | tiling.local
+        for name in shapes.graph.tensors
+        if name in shapes.graph.intermediates and name not in tiling.spilled | shapes.graph.local | tiling.local
     }
 
 
@@ -68,22 +71,22 @@ class _Shapes:
         return tensor in self.tiling.spilled or self.graph.tensors[tensor].role in IN_MEMORY
 
     def _loaded_ahead(self, tensor: str) -> bool:
-        """Whether the next tile's piece is loaded while one is used: not of what a core loads once for all."""
+        """Whether the next tile's piece is loaded while one is used: not where a core loads it once for all."""
         return self.via_dram(tensor) and tensor not in self.tiling.shared
 
     def piece(self, operator: Operator, index: str) -> int:
         """Return the size of an operator's largest piece along an index."""
         extent = self.graph.extents[index]
         if index == PART:
-            return parts_of(self.graph, operator) if operator.kind is Kind.SUM else 1
+            return k_splits_of(self.graph, operator) if operator.kind is Kind.SUM else 1
         if index in COUNTERS:
-            return 1 if "k" in operator.indices else self.tiling.parts
+            return 1 if "k" in operator.indices else self.tiling.kv_splits_of(operator)
         if index == "k":
-            extent = -(-extent // self.tiling.parts)
+            extent = -(-extent // self.tiling.kv_splits_of(operator))
         return min(extent, self.tiling.sizes.get(operator.name, {}).get(index, extent))
 
     def element_bits(self, operator: Operator, operand: Operand) -> int:
-        """Width of what an operator reads or writes: that of partial sums where it adds up in several steps."""
+        """Return the width of an operand: that of partial sums where a result is added up in several steps."""
         bits = self.graph.tensors[operand.tensor].element_bits
         if operator.kind not in CONTRACTIONS or operand not in operator.outputs:
             return bits
@@ -91,21 +94,21 @@ class _Shapes:
         return max(bits, self.graph.partial_bits) if several else bits
 
     def tile_bits(self, operator: Operator, operand: Operand) -> int:
-        """Bits of one operand of a tile."""
+        """Return the bits of one operand of a tile."""
         elements = prod(self.piece(operator, index) for index in operand.indices)
         return elements * self.element_bits(operator, operand)
 
     def rounds(self, operator: Operator, cores: int) -> int:
-        """How often each core takes a piece of what an operator makes."""
+        """Return how often each core takes a piece of an operator's result."""
         pieces = (
             -(-self.graph.extents[index] // self.piece(operator, index))
             for index in operator.outputs[0].indices
             if index not in (*COUNTERS, "w")
         )
-        return -(-prod(pieces) * parts_of(self.graph, operator) // cores)
+        return -(-prod(pieces) * k_splits_of(self.graph, operator) // cores)
 
     def working_bits(self, *, vector: bool) -> int:
-        """The working set of the largest operator on an array, or on either unit where one core has both."""
+        """Return the working set of the largest operator on an array, or on either unit where one core has both."""
         joined = self.graph.local | self.tiling.inline
         fused: dict[str, int] = {}
         largest = 0
@@ -116,7 +119,8 @@ class _Shapes:
             for operand in (*operator.reads, *operator.outputs):
                 size = self.tile_bits(operator, operand)
                 if self._kept(operator, operand):
-                    size = size // self.piece(operator, "k") * -(-self.graph.extents["k"] // self.tiling.parts)
+                    split_keys = -(-self.graph.extents["k"] // self.tiling.kv_splits_of(operator))
+                    size = size // self.piece(operator, "k") * split_keys
                 elif operand in operator.reads and self._loaded_ahead(operand.tensor):
                     size *= 2
                 bits[operand.tensor] = max(size, bits.get(operand.tensor, 0))
@@ -127,7 +131,7 @@ class _Shapes:
         return max(largest, sum(fused.values()))
 
     def _kept(self, operator: Operator, operand: Operand) -> bool:
-        """Whether all keys of a part stay, for one piece of the query tokens after the other."""
+        """Whether all keys of a split stay, for one piece of the query tokens after the other."""
         if operand not in operator.reads:
             return False
         if operand.tensor in self.tiling.together:
@@ -145,7 +149,7 @@ class _Shapes:
         return largest
 
     def resident_bits(self, tensor: str, cores: int) -> int:
-        """Bits of one tensor that wait on a core: of each of its parts, as it is made."""
+        """Return the bits of one tensor that wait on a core, summed over the operators that make some of it."""
         makers = [(o, x) for o in self.graph.operators for x in o.outputs if x.tensor == tensor]
         users = [(o, x) for o in self.graph.operators for x in o.reads if x.tensor == tensor]
         total = 0
@@ -161,18 +165,24 @@ class _Shapes:
     def _stays(self, index: str, users: Iterable[tuple[Operator, Operand]], cores: int) -> bool:
         """Whether all of a tensor along an index is there at once, as heads come one after the other."""
         for user, operand in users:
+            heads = self._heads_of(user)
             again = any(
                 head in user.indices
                 and head not in operand.indices
                 and self.piece(user, head) < self.graph.extents[head]
-                for head in HEADS
+                for head in heads
             )
-            added = index in HEADS and not any(index in made.indices for made in user.outputs)
+            reduced = heads if user.group is not None else user.indices
+            added = index in reduced and not any(index in made.indices for made in user.outputs)
             if again or (added and user.name not in self.tiling.eager and self.rounds(user, cores) > 1):
                 return True
         return False
 
+    def _heads_of(self, operator: Operator) -> tuple[str, ...]:
+        """Return the indices that number the heads of an operator's group."""
+        return () if operator.group is None else self.graph.groups[operator.group].heads
+
     def vector_bits(self) -> int:
-        """Twice the largest tile of vector work."""
+        """Return twice the bits of the largest tile of vector work."""
         vector = (operator for operator in self.graph.operators if operator.kind not in CONTRACTIONS)
         return max((2 * sum(self.tile_bits(o, x) for x in (*o.reads, *o.outputs)) for o in vector), default=0)

@@ -1,10 +1,11 @@
-"""Choose a tiling that fits the memories: how operators are cut, and which tensors leave the chip.
+"""Choose tilings that fit the memories: how operators are cut, and which tensors leave the chip.
 
-A search per operator over piece sizes (numpy, all combinations at once) for the least
+Each fusion group is cut on its own, its core alike, and every other operator by itself: a search over piece sizes
+(numpy, all combinations at once) for the least
 
     max(DRAM time, compute time) + 1/4 min(...) + one tile's load and compute + a small price per tile
 
-with the pieces double-buffered inside a share of the SRAM. Estimates only: the schedule that follows is exact,
+with the pieces double-buffered inside a share of the SRAM. These are estimates: the schedule that follows is exact,
 and its bounds hold for the tiling that is chosen here. Sizes given by the user are taken as they are.
 """
 
@@ -15,32 +16,51 @@ from functools import partial
 
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.mapping.planning.analytical_model import Setting, Spill, Strategy, estimate_machine, scaled_setting
-from stream_mla.mapping.planning.attention_tiling import EXPANDED, AttentionCut, cut_attention
+from stream_mla.mapping.planning.attention_group import attention_groups, expanded_tensors
+from stream_mla.mapping.planning.attention_tiling import AttentionCut, cut_attention, cut_of
 from stream_mla.mapping.planning.candidate_sizes import Sizes
 from stream_mla.mapping.planning.memory_footprint import peak_occupancy, resident_bits
 from stream_mla.mapping.planning.operator_tiling import (
     cut_composite,
     cut_contraction,
+    cut_elementwise,
     cut_sum,
     cut_vector,
     outer_cut,
-    worth_parts,
+    worthwhile_k_splits,
+)
+from stream_mla.mapping.planning.tensor_places import (
+    alone,
+    has_small_sums,
+    makes_inline,
+    places,
+    shared,
+    under_policy,
 )
 from stream_mla.mapping.policy import Fusion, Policy, Prefetch
 from stream_mla.mapping.tiling.tile_graph import Tiling
-from stream_mla.workload.operator_graph import CONTRACTIONS, Kind, Operator, OperatorGraph, Role, gemm_indices
-from stream_mla.workload.split_k import ROW_PARTS, can_spread, parts_of, spread
+from stream_mla.workload.fusion_group import GroupRole
+from stream_mla.workload.operator_graph import (
+    CONTRACTIONS,
+    ELEMENTWISE,
+    Kind,
+    Operator,
+    OperatorGraph,
+    gemm_indices,
+)
+from stream_mla.workload.split_k import K_SPLITS, can_spread, spread
 
-ATTENTION = ("scores", "softmax", "attend", "scores_rope")
-"""Operators that are cut alike."""
-CONTEXT_PARTS = frozenset({"context_part", "context_stats"})
-"""What a part of the keys leaves for the merge."""
-SCORES = frozenset({"scores", "probs", "probs_stats"})
-"""What passes between array and vector unit for each chunk of keys."""
 ROOMY = 0.75
-"""Of a memory: what a plan made to fit may be expected to need, so that tiles still find room before their turn."""
+"""A tiling that is made to fit may occupy at most this share of a memory; the rest lets tiles be loaded ahead."""
 SCALES = (1.0, 0.5, 0.25, 0.1)
-"""Shares of the memories that plans are made for: what they hold beside one operator's tiles is not foreseen."""
+"""Tilings are planned for these shares of the SRAM, because the planner sees one operator at a time and not what the
+others keep there."""
+HEAD_PIECES = (8, 16, 32)
+"""Pieces into which the heads are cut where groups of heads are worked off one after the other: enough for the cores of
+most machines, and few enough that each is worth its loads."""
+
+_Cuts = Mapping[str, AttentionCut]
+"""Fusion group -> how its core is cut."""
 
 
 def candidate_tilings(
@@ -48,20 +68,15 @@ def candidate_tilings(
 ) -> Iterable[Tiling]:
     """Yield different tilings worth trying.
 
-    `forced` gives sizes per index (and `parts`). For each of several shares of the memories, the first tiling spills
-    what is large; the next ones keep it on chip, which is right where groups of heads are worked off one after the
-    other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
+    `forced` gives sizes per index, and splits (see `split_k`). For each of several shares of the memories, the first
+    tiling spills large tensors; the next ones keep them on chip, which is right where groups of heads are worked off
+    one after the other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
     """
     machine = estimate_machine(accelerator)
-    heads = next(index for index in ("h", "g") if index in graph.extents)
-    groups: list[int | None] = [None]
-    if heads not in forced and any(operator.kind is Kind.SOFTMAX for operator in graph.operators):
-        wanted = (graph.extents[heads] // pieces for pieces in (8, 16, 32))
-        groups += [size for size in dict.fromkeys(wanted) if size]
     seen: list[Tiling] = []
     for scale in SCALES:
-        for group, way in _strategies(graph, groups, policy):
-            sizes = forced if group is None else {**forced, heads: group}
+        for head_sizes, way in _strategies(graph, _head_sizes(graph, forced), policy):
+            sizes = {**forced, **head_sizes}
             setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale)
             found = list(_tilings(setting_of, graph, way, policy))
             if scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
@@ -72,18 +87,31 @@ def candidate_tilings(
                     yield tiling
 
 
+def _head_sizes(graph: OperatorGraph, forced: Mapping[str, int]) -> list[Mapping[str, int]]:
+    """Return sizes of groups of heads that are worth trying, per outer index of the heads, and first none."""
+    outer = {graph.groups[name].heads[0]: None for name in graph.attention_groups if graph.groups[name].heads}
+    found: list[Mapping[str, int]] = [{}]
+    for pieces in HEAD_PIECES:
+        sizes = {index: graph.extents[index] // pieces for index in outer if index not in forced}
+        sizes = {index: size for index, size in sizes.items() if size}
+        if sizes and sizes not in found:
+            found.append(sizes)
+    return found
+
+
 _SettingOf = Callable[..., Setting]
 """From a graph and a `way` to the setting of a plan."""
 
 
 def _tilings(setting_of: _SettingOf, graph: OperatorGraph, way: Strategy, policy: Policy) -> Iterable[Tiling]:
-    """Yield the tilings of one way, with the rows of some contractions in parts and without."""
+    """Yield the tilings of one way, with some contractions split and without."""
     setting = setting_of(graph, way=way)
-    attention = cut_attention(setting, {operator.name: operator for operator in graph.operators})
-    for parts in _row_parts(setting, way, attention, _given_row_parts(graph, setting.forced)):
-        parted = spread(graph, parts)
-        spreading = replace(way, k_splits=parts)
-        yield _under(policy, parted, _plan(setting_of(parted, way=spreading), spreading, attention))
+    attention = {name: cut_attention(setting, group) for name, group in setting.groups.items()}
+    for k_splits in _k_splits(setting, way, attention, _given_k_splits(graph, setting.forced)):
+        spread_graph = spread(graph, k_splits)
+        spreading = replace(way, k_splits=k_splits)
+        tiling = _plan(setting_of(spread_graph, way=spreading), spreading, attention)
+        yield under_policy(policy, spread_graph, tiling)
 
 
 def _with_room(
@@ -94,7 +122,7 @@ def _with_room(
     way: Strategy,
     policy: Policy,
 ) -> Iterable[Tiling]:
-    """Return tilings that spill what takes most room, one tensor after the other, until the rest has enough."""
+    """Return tilings that spill the tensor that takes most room, one after the other, until the rest has enough."""
     if peak_occupancy(graph, accelerator, tiling) <= 1:
         return []
     found = [tiling]
@@ -109,204 +137,129 @@ def _with_room(
 
 
 def _strategies(
-    graph: OperatorGraph, groups: Sequence[int | None], policy: Policy
-) -> Iterable[tuple[int | None, Strategy]]:
-    """Yield the sizes of head groups, and what leaves the chip, in the order in which they are tried."""
+    graph: OperatorGraph, head_sizes: Sequence[Mapping[str, int]], policy: Policy
+) -> Iterable[tuple[Mapping[str, int], Strategy]]:
+    """Yield the sizes of head groups, and which tensors leave the chip, in the order in which they are tried."""
     # stacks that follow each other without overlap keep what expands apart from what attends
-    able = policy.prefetch is not Prefetch.SECOND and set(EXPANDED) <= set(graph.tensors)
-    expanded = frozenset(EXPANDED) if able else None
+    able = policy.prefetch is not Prefetch.SECOND
+    expanded = expanded_tensors(attention_groups(graph)) if able else frozenset[str]()
 
     def way(spill: Spill, inline: frozenset[str] = frozenset()) -> Strategy:
         return Strategy(spill=spill, inline=inline, sharing=policy.sharing)
 
     if policy.fusion is Fusion.OFF:
-        return [(None, way(Spill.ALL))]
-    ways: list[tuple[int | None, Strategy]] = []
+        return [({}, way(Spill.ALL))]
+    ways: list[tuple[Mapping[str, int], Strategy]] = []
     if expanded:
-        ways += [(None, way(Spill.LARGE, expanded)), (None, way(Spill.NONE, expanded))]
-    ways += [(None, way(Spill.LARGE))]
-    ways += [(group, way(Spill.NONE)) for group in groups]
-    ways += [(group, way(Spill.LARGE)) for group in groups[1:]]
+        ways += [({}, way(Spill.LARGE, expanded)), ({}, way(Spill.NONE, expanded))]
+    ways += [({}, way(Spill.LARGE))]
+    ways += [(sizes, way(Spill.NONE)) for sizes in head_sizes]
+    ways += [(sizes, way(Spill.LARGE)) for sizes in head_sizes[1:]]
     fused_only = policy.fusion is Fusion.ON
-    return [(group, entry) for group, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
+    return [(sizes, entry) for sizes, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
 
 
-def _given_row_parts(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int] | None:
-    """Return the parts of rows that the user asks for, of one contraction or of all; None where that is free."""
-    if not any(name.partition(".")[0] == ROW_PARTS for name in forced):
+def _given_k_splits(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int] | None:
+    """Return the splits that the user asks for, of one contraction or of all; None where they are free."""
+    if not any(name.partition(".")[0] == K_SPLITS for name in forced):
         return None
     able = (operator.name for operator in graph.operators if can_spread(graph, operator))
-    return {name: forced.get(f"{ROW_PARTS}.{name}", forced.get(ROW_PARTS, 1)) for name in able}
+    return {name: forced.get(f"{K_SPLITS}.{name}", forced.get(K_SPLITS, 1)) for name in able}
 
 
-def _row_parts(
-    setting: Setting, way: Strategy, attention: AttentionCut, given: Mapping[str, int] | None
+def _k_splits(
+    setting: Setting, way: Strategy, attention: _Cuts, given: Mapping[str, int] | None
 ) -> list[Mapping[str, int]]:
-    """Return parts of rows to plan with: those that promise to pay, and then none."""
+    """Return splits of contractions to plan with: those that promise to pay, and then none."""
     found: dict[str, int] = {}
-    setting = replace(setting, spilled=setting.spilled | _context_places(setting, attention.parts)[0])
-    setting = replace(setting, alone=frozenset(_alone(setting, attention)))
+    setting = replace(setting, spilled=setting.spilled | places(setting, attention)[0])
+    setting = replace(setting, alone=frozenset(alone(setting, attention)))
     for operator in setting.graph.operators:
-        if operator.name in (*ATTENTION, *way.inline) or not can_spread(setting.graph, operator):
+        fused = operator.in_core or makes_inline(operator, way.inline)
+        if fused or not can_spread(setting.graph, operator):
             continue
         if given is not None:
             found[operator.name] = given[operator.name]
         elif setting.machine.array_cores > 1 and not any(o.tensor in setting.graph.local for o in operator.reads):
-            most = _most(setting, operator, attention)
-            found[operator.name] = worth_parts(setting, operator, most, attention.sizes)
-    found = {name: parts for name, parts in found.items() if parts > 1}
+            cut = cut_of(attention, operator)
+            found[operator.name] = worthwhile_k_splits(setting, operator, _max_sizes(setting, operator, cut), cut.sizes)
+    found = {name: splits for name, splits in found.items() if splits > 1}
     return [found, {}] if found and given is None else [found]
 
 
-def _under(policy: Policy, graph: OperatorGraph, tiling: Tiling) -> Tiling:
-    """Return a tiling with what a policy takes away from the scheduler."""
-    single_buffered: frozenset[str] = frozenset()
-    phases: Mapping[str, int] = {}
-    if policy.prefetch is Prefetch.OFF:
-        single_buffered = frozenset(graph.tensors)
-    elif policy.prefetch is Prefetch.SECOND:
-        single_buffered = frozenset(
-            operator.inputs[0].tensor for operator in graph.operators if operator.kind in CONTRACTIONS
-        )
-        phases = _stacks(graph)
-    if policy.fusion is Fusion.OFF:
-        phases = {operator.name: number for number, operator in enumerate(graph.operators)}
-    return replace(
-        tiling, single_buffered=single_buffered, phases=phases, shared=tiling.shared if policy.sharing else frozenset()
-    )
-
-
-def _stacks(graph: OperatorGraph) -> Mapping[str, int]:
-    """Number the fused stacks as FLAT fuses (Kao et al., ASPLOS 2023, arXiv 2107.06419).
-
-    0 before the heads, 1 queries, keys and values per head, 2 attention, 3 after the heads.
-    """
-    stacks: dict[str, int] = {}
-    for operator in graph.operators:
-        per_head = any(index in operand.indices for operand in operator.outputs for index in ("h", "g"))
-        before = max((stacks[name] for name in graph.edges.predecessors(operator.name)), default=0)
-        if operator.name in (*ATTENTION, "merge"):
-            stacks[operator.name] = 2
-        elif per_head:
-            stacks[operator.name] = max(1, before)
-        else:
-            stacks[operator.name] = 3 if before else 0
-    return stacks
-
-
-def _plan(setting: Setting, way: Strategy, attention: AttentionCut) -> Tiling:
+def _plan(setting: Setting, way: Strategy, attention: _Cuts) -> Tiling:
     """Plan all operators, now that it is known how attention is cut."""
-    graph = setting.graph
-    operators = {operator.name: operator for operator in graph.operators}
-    spilled, local = _context_places(setting, attention.parts)
+    spilled, local = places(setting, attention)
     if way.spill is Spill.ALL:
         spilled, local = setting.spilled, frozenset[str]()
     setting = replace(setting, spilled=spilled)
-    setting = replace(setting, alone=frozenset(_alone(setting, attention)))
-    sizes: dict[str, Sizes] = {
-        name: {index: size for index, size in attention.sizes.items() if index in operators[name].indices}
-        for name in (*ATTENTION, *way.inline)
-        if name in operators
-    }
-    if "softmax" in operators:
-        sizes["softmax"] = dict(attention.softmax)
-        sizes["merge"] = _cut_merge(setting, operators["merge"], attention)
-    for number, operator in enumerate(graph.operators):
-        if operator.name in sizes:
-            continue
-        if operator.name == "composite" and way.spill is not Spill.ALL:
-            user = operators["query_absorbed"]
-            sizes[operator.name], sizes[user.name] = cut_composite(setting, operator, user)
-        elif operator.kind in CONTRACTIONS:
-            most = _most(setting, operator, attention)
-            sizes[operator.name] = cut_contraction(setting, operator, most, attention.sizes)
-        elif operator.kind is Kind.SUM:
-            sizes[operator.name] = cut_sum(setting, operator, sizes[graph.operators[number - 1].name])
-        elif operator.kind in (Kind.NORM, Kind.ROPE):
-            sizes[operator.name] = cut_vector(setting, operator, None if attention.kept else attention.sizes.get("q"))
+    setting = replace(setting, alone=frozenset(alone(setting, attention)))
     return Tiling(
-        sizes=sizes,
-        parts=attention.parts,
+        sizes=_all_sizes(setting, way, attention),
+        kv_splits={name: cut.kv_splits for name, cut in attention.items()},
         spilled=spilled,
-        shared=frozenset(_shared(setting, operators, way)),
+        shared=frozenset(shared(setting, way.inline)),
         local=local | way.inline,
         inline=way.inline,
-        eager=frozenset(_eager(setting)),
-        together=attention.kept,
+        eager=frozenset(o.name for o in setting.graph.operators if has_small_sums(setting, o)),
+        together=frozenset(tensor for cut in attention.values() for tensor in cut.kept),
         k_splits=way.k_splits,
     )
 
 
-def _most(setting: Setting, operator: Operator, attention: AttentionCut) -> Sizes:
-    """Return the largest pieces of an operator that adds up heads in small sums: it can follow as heads are done."""
-    heads = [index for index in attention.heads if index in gemm_indices(operator).k]
-    if not heads or not _small(setting, operator):
+def _all_sizes(setting: Setting, way: Strategy, attention: _Cuts) -> dict[str, Sizes]:
+    """Return how each operator is cut: the cores of groups and their merges first, then one after the other."""
+    operators = setting.graph.operators
+    sizes: dict[str, Sizes] = {}
+    for operator in operators:
+        cut = cut_of(attention, operator)
+        if cut.heads and operator.role is GroupRole.SOFTMAX:
+            sizes[operator.name] = dict(cut.softmax)
+        elif cut.heads and operator.role is GroupRole.MERGE:
+            sizes[operator.name] = _cut_merge(setting, operator, cut)
+        elif cut.heads and (operator.in_core or makes_inline(operator, way.inline)):
+            sizes[operator.name] = {i: size for i, size in cut.sizes.items() if i in operator.indices}
+    for number, operator in enumerate(operators):
+        if operator.name in sizes:
+            continue
+        user = setting.graph.member(operator.group, GroupRole.COMPOSITE_USER)
+        if operator.role is GroupRole.COMPOSITE and user is not None and way.spill is not Spill.ALL:
+            sizes[operator.name], sizes[user.name] = cut_composite(setting, operator, user)
+        elif operator.kind is Kind.SUM:
+            sizes[operator.name] = cut_sum(setting, operator, sizes[operators[number - 1].name])
+        else:
+            sizes[operator.name] = _cut_alone(setting, operator, cut_of(attention, operator), sizes)
+    return sizes
+
+
+def _cut_alone(setting: Setting, operator: Operator, cut: AttentionCut, sizes: Mapping[str, Sizes]) -> Sizes:
+    """Return how an operator is cut that no other is cut with; `sizes` are those of the operators before it."""
+    if operator.kind in CONTRACTIONS:
+        return cut_contraction(setting, operator, _max_sizes(setting, operator, cut), cut.sizes)
+    if operator.kind in ELEMENTWISE:
+        read = {operand.tensor for operand in operator.inputs}
+        makers = (o for o in setting.graph.operators if any(operand.tensor in read for operand in o.outputs))
+        return cut_elementwise(setting, operator, [sizes[maker.name] for maker in makers])
+    return cut_vector(setting, operator, cut.heads, None if cut.kept else cut.sizes.get("q"))
+
+
+def _max_sizes(setting: Setting, operator: Operator, cut: AttentionCut) -> Sizes:
+    """Return upper limits of an operator's pieces: one that adds up heads in small sums follows them one by one."""
+    heads = [index for index in cut.heads if index in gemm_indices(operator).k]
+    if not heads or not has_small_sums(setting, operator):
         return {}
-    return {index: attention.sizes[index] for index in heads if index in attention.sizes}
+    return {index: cut.sizes[index] for index in heads if index in cut.sizes}
 
 
-def _alone(setting: Setting, attention: AttentionCut) -> Iterable[str]:
-    """Yield contractions that have a core for themselves: all their operands come from the DRAM or go there.
-
-    Where attention keeps the keys of a head for all its queries, these may be made meanwhile.
-    """
-    for operator in setting.graph.operators:
-        places = [operand.tensor for operand in (*operator.reads, *operator.outputs)]
-        outside = all(setting.via_dram(name) or setting.graph.tensors[name].role is Role.OUTPUT for name in places)
-        per_head = any(index in operand.indices for operand in operator.outputs for index in attention.heads)
-        if outside and not (attention.kept and per_head):
-            yield operator.name
-
-
-def _small(setting: Setting, operator: Operator) -> bool:
-    """Whether an operator's unfinished sums are small as a whole: those of one part, where the rows are in parts."""
-    elements = math.prod(setting.graph.tensors[operator.outputs[0].tensor].shape) // parts_of(setting.graph, operator)
-    return elements * setting.graph.partial_bits <= setting.small_bits
-
-
-def _shared(setting: Setting, operators: Mapping[str, Operator], way: Strategy) -> Iterable[str]:
-    """Yield the tensors of which a core loads a block once for all its clusters: small ones, and weights that expand
-    the cache, which requests and parts of the keys use one after the other.
-    """
-    for name, tensor in setting.graph.tensors.items():
-        if setting.via_dram(name) and tensor.bits <= setting.small_bits:
-            yield name
-    for name in way.inline:
-        yield operators[name].inputs[1].tensor
-
-
-def _context_places(setting: Setting, parts: int) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the spilled and the local tensors, now that it is known whether there are parts to merge."""
-    graph, machine = setting.graph, setting.machine
-    spilled, local = setting.spilled, graph.local
-    if not machine.one_core_does_all:
-        local -= SCORES
-        if not machine.joined:
-            spilled |= SCORES
-    if parts > 1:
-        if graph.tensors["context_part"].bits * parts > setting.small_bits:
-            spilled |= CONTEXT_PARTS
-    elif machine.one_core_does_all:
-        spilled, local = spilled - CONTEXT_PARTS, local | CONTEXT_PARTS
-    elif machine.joined:
-        spilled -= CONTEXT_PARTS
-    return spilled, local
-
-
-def _cut_merge(setting: Setting, merge: Operator, attention: AttentionCut) -> Sizes:
-    """Merge where the context is made if there is one part, else spread over heads."""
-    if attention.parts > 1:
-        heads = math.prod(setting.graph.extents[index] for index in attention.heads)
+def _cut_merge(setting: Setting, merge: Operator, cut: AttentionCut) -> Sizes:
+    """Merge where the context is made if there is one split, else spread over heads."""
+    if cut.kv_splits > 1:
+        heads = math.prod(setting.graph.extents[index] for index in cut.heads)
         wanted = min(setting.machine.array_cores, heads)
-        order = [*attention.heads, "b", "q"]
-        # a vector core that serves arrays has room for a piece of each, and the parts come from as many arrays
-        copies = attention.parts if setting.machine.one_core_does_all else 1
+        order = [*cut.heads, "b", "q"]
+        # a vector core that serves arrays has room for a piece of each, and the splits come from as many arrays
+        copies = cut.kv_splits if setting.machine.one_core_does_all else 1
         return outer_cut(setting, merge, order, least_pieces=wanted, copies=copies)
     if setting.machine.one_core_does_all:
-        return {index: size for index, size in attention.sizes.items() if index in merge.indices}
-    return outer_cut(setting, merge, [*attention.heads, "q", "b"], start=attention.sizes)
-
-
-def _eager(setting: Setting) -> Iterable[str]:
-    """Yield operators whose unfinished sums are small as a whole, so that they may wait."""
-    return (operator.name for operator in setting.graph.operators if _small(setting, operator))
+        return {index: size for index, size in cut.sizes.items() if index in merge.indices}
+    return outer_cut(setting, merge, [*cut.heads, "q", "b"], start=cut.sizes)

@@ -1,4 +1,4 @@
-"""Run a cut graph in numpy, tile by tile: the proof that a lowering and its tiling compute attention.
+"""Run a cut graph in numpy, tile by tile: the proof that a lowering and its tiling compute what they should.
 
 An uncut graph is the same with one tile per operator. Everything is in float64.
 """
@@ -30,6 +30,11 @@ def rope(x: Floats, positions: Floats) -> Floats:
     first, second = x[..., :half], x[..., half:]
     cos, sin = np.cos(angle), np.sin(angle)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def silu(x: Floats) -> Floats:
+    """Return x sigmoid(x), element by element."""
+    return x / (1 + np.exp(-x))
 
 
 def execute(tile_graph: TileGraph, given: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -121,6 +126,15 @@ def _rope(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
     _view(operator.outputs[0], tile, arrays)[...] = rope(_view(operator.inputs[0], tile, arrays), positions)
 
 
+def _silu(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
+    _view(operator.outputs[0], tile, arrays)[...] = silu(_view(operator.inputs[0], tile, arrays))
+
+
+def _product(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
+    first, second = (_view(operand, tile, arrays) for operand in operator.inputs)
+    _view(operator.outputs[0], tile, arrays)[...] = first * second
+
+
 _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.EINSUM: _einsum,
     Kind.ATTEND: _attend,
@@ -129,4 +143,6 @@ _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.SUM: _sum,
     Kind.NORM: _norm,
     Kind.ROPE: _rope,
+    Kind.SILU: _silu,
+    Kind.PRODUCT: _product,
 }

@@ -18,7 +18,7 @@ from stream_mla.workload.operator_graph import (
     OperatorGraph,
     gemm_indices,
 )
-from stream_mla.workload.split_k import in_parts, parts_of
+from stream_mla.workload.split_k import dealt_to_splits, k_splits_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def _index_choices(
     Rows that are in parts stand together, last, and bring the counter of the parts.
     """
     choices: dict[tuple[str, ...], list[_Choice]] = {}
-    k_splits = parts_of(graph, operator)
+    k_splits = k_splits_of(graph, operator)
     rows = gemm_indices(operator).k if k_splits > 1 and operator.kind in CONTRACTIONS else ()
 
     def label(index: str, piece: Interval) -> str:
@@ -68,7 +68,7 @@ def _index_choices(
         in_order = [dict(zip(rows, piece, strict=True)) for piece in cut_rows]
         choices[*rows, PART] = [
             _Choice(",".join(filter(None, (label(index, box[index]) for index in rows))), tuple(box.values()))
-            for box in in_parts(in_order, k_splits)
+            for box in dealt_to_splits(in_order, k_splits)
         ]
     return choices
 
@@ -77,7 +77,7 @@ class Boxes:
     """The boxes of an operator's tiles: all combinations of the pieces of its indices."""
 
     def __init__(self, graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int], parts: int) -> None:
-        """`sizes`: index -> largest size of a piece; `parts`: of the keys."""
+        """`sizes`: index -> largest size of a piece; `parts`: splits of the keys."""
         choices = _index_choices(graph, operator, sizes, parts)
         self.operator = operator
         self.indices = tuple(index for names in choices for index in names)

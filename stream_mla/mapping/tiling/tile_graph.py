@@ -9,7 +9,7 @@ from stream_mla.hardware.work import Gemm, VectorWork
 from stream_mla.mapping.tiling.grid import Interval
 from stream_mla.mapping.tiling.tile_order import successors
 from stream_mla.mapping.tiling.tile_work import Box
-from stream_mla.workload.operator_graph import COUNTERS, Kind, OperatorGraph
+from stream_mla.workload.operator_graph import COUNTERS, Kind, Operator, OperatorGraph
 from stream_mla.workload.split_k import spread_cut
 
 
@@ -19,8 +19,6 @@ class Tiling:
 
     sizes: Mapping[str, Mapping[str, int]]
     """Operator -> index -> largest size of a piece; an index that is missing is not cut."""
-    parts: int
-    """Parts of the keys that may lie on different cores."""
     spilled: frozenset[str]
     """Activations that are written to DRAM and read back; the others stay on chip."""
     shared: frozenset[str]
@@ -38,7 +36,14 @@ class Tiling:
     together: frozenset[str] = frozenset()
     """Tensors of which a core loads a block once for all its users: these run there, one group after the other."""
     k_splits: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Contraction -> parts of its rows that may lie on different cores, no more than row pieces; 1 if missing."""
+    """Contraction -> splits of its reduced indices (split-K), which may lie on different cores; no more than there are
+    pieces of these indices; 1 if missing."""
+    kv_splits: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Fusion group -> splits of its keys (split-KV), which may lie on different cores; 1 if missing."""
+
+    def kv_splits_of(self, operator: Operator) -> int:
+        """Return the splits of the keys that an operator works on, or merges."""
+        return 1 if operator.group is None else self.kv_splits.get(operator.group, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +112,7 @@ class TileGraph:
 
 
 def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
-    """Tiles that `tile` would make, without making them."""
+    """Return how many tiles `tile` would make, without making them."""
     graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
     count = 0
     for operator in graph.operators:

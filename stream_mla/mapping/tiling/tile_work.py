@@ -21,6 +21,10 @@ OPERATIONS_PER_ELEMENT = {
     Kind.MERGE: 2,
     # add each part but the first: counted per element of a part, less 1 per element of the result.
     Kind.SUM: 1,
+    # x / (1 + exp(-x)): Stream charges 4 for silu as a whole, as for exp and sigmoid (see softmax).
+    Kind.SILU: 4,
+    # one product for each element of the result, counted per element of the first input.
+    Kind.PRODUCT: 1,
 }
 """Vector operations per element, the model's own count where no source is named: one per arithmetic operation."""
 

@@ -9,9 +9,9 @@
   such a tensor must travel between an array and a vector unit on different cores, the chains that one kind of unit
   runs for it still share a core, and so their loads.
 
-Keys are cut twice: into `parts`, whose contexts are merged at the end and which may therefore lie on different
-cores, and each part into chunks, over which the context is accumulated in place (online softmax). Rows of other
-contractions may be in parts too, which are added up at the end: see `k_splits`.
+Keys are cut twice: into `kv_splits`, whose contexts are merged at the end and which may therefore lie on different
+cores, and each split into chunks, over which the context is accumulated in place (online softmax). The reduced indices
+of other contractions may be split too, and their partial sums are added up at the end: see `k_splits`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -201,7 +201,7 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """
     graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
     boxes = {
-        operator.name: Boxes(graph, operator, tiling.sizes.get(operator.name, {}), tiling.parts)
+        operator.name: Boxes(graph, operator, tiling.sizes.get(operator.name, {}), tiling.kv_splits_of(operator))
         for operator in graph.operators
     }
     shapes = _tensor_shapes(graph, boxes)

@@ -32,7 +32,7 @@ from stream_mla.workload.operator_graph import (
     OperatorGraph,
     Role,
 )
-from stream_mla.workload.split_k import parts_of, spread_cut
+from stream_mla.workload.split_k import k_splits_of, spread_cut
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _edges(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str)
     extent = graph.extents[index]
     size = tiling.sizes.get(operator.name, {}).get(index, extent)
     if index == "k":
-        return {low for (low, _), _ in key_pieces(extent, tiling.parts, size)}
+        return {low for (low, _), _ in key_pieces(extent, tiling.kv_splits_of(operator), size)}
     return {0} if index == PART else set(range(0, extent, size))
 
 
@@ -65,12 +65,12 @@ def _kinds(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str)
     extent = graph.extents[index]
     size = tiling.sizes.get(operator.name, {}).get(index, extent)
     if index == PART:
-        return {_Piece(parts_of(graph, operator) if operator.kind is Kind.SUM else 1, True): 1}
+        return {_Piece(k_splits_of(graph, operator) if operator.kind is Kind.SUM else 1, True): 1}
     if index in COUNTERS:
-        return {_Piece(1 if "k" in operator.indices else tiling.parts, True): 1}
+        return {_Piece(1 if "k" in operator.indices else tiling.kv_splits_of(operator), True): 1}
     if index == "w":
         return {_Piece(2, True): 1}
-    edges = part_edges(extent, tiling.parts if index == "k" else 1)
+    edges = part_edges(extent, tiling.kv_splits_of(operator) if index == "k" else 1)
     whole = Counter(high - low for low, high in pairwise(edges))
     found: Counter[_Piece] = Counter()
     for length, count in whole.items():
@@ -111,8 +111,7 @@ def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:
         if name in tiling.spilled or tensor.role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
     }
     stored = sum(
-        graph.operand_bits(operand)
-        * prod({"s": tiling.parts, PART: parts_of(graph, operator)}.get(index, 1) for index in operand.indices)
+        graph.operand_bits(operand) * prod(_splits(graph, tiling, operator).get(index, 1) for index in operand.indices)
         for operator in graph.operators
         for operand in operator.outputs
         if operand.tensor in via_dram or graph.tensors[operand.tensor].role is Role.OUTPUT
@@ -123,6 +122,11 @@ def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:
         for name in {operand.tensor for operator in group for operand in operator.reads} & via_dram - tiling.shared:
             read += _group_bits(graph, tiling, group, name, apart)
     return read, stored
+
+
+def _splits(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> Mapping[str, int]:
+    """Return how many splits of the keys, and of the reduced indices, an operator makes or reads."""
+    return {"s": tiling.kv_splits_of(operator), PART: k_splits_of(graph, operator)}
 
 
 def _joined(graph: OperatorGraph, tiling: Tiling) -> list[list[Operator]]:
@@ -158,8 +162,9 @@ def _telling(graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator]) ->
             continue
         edges = [_edges(graph, tiling, operator, index) for operator in group]
         found[index] = len(set[int].intersection(*edges))
-    if any("k" in operator.indices for operator in group) and _keeps_apart("s", group, joining):
-        found["k"] = tiling.parts
+    splits = [tiling.kv_splits_of(operator) for operator in group if "k" in operator.indices]
+    if splits and _keeps_apart("s", group, joining):
+        found["k"] = min(splits)
     return found
 
 
@@ -180,10 +185,11 @@ def _group_bits(
     graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator], name: str, apart: Mapping[str, int]
 ) -> int:
     """Bits of a tensor that the clusters of a group read: each part once, whoever of the group reads it."""
-    whole = {index: (0, extent) for index, extent in graph.extents.items()} | {"s": (0, tiling.parts)}
+    extents = {index: (0, extent) for index, extent in graph.extents.items()}
     taken: list[tuple[Interval, ...]] = []
     bits = 0
     for operator in group:
+        whole = {**extents, "s": (0, tiling.kv_splits_of(operator))}
         for operand in operator.reads:
             if operand.tensor != name or "t" in operand.indices:
                 continue

@@ -22,6 +22,7 @@ Assumptions, for every scheme:
 from collections.abc import Callable
 from math import sqrt
 
+from stream_mla.workload.fusion_group import GroupRole
 from stream_mla.workload.lowering.graph_builder import GraphBuilder
 from stream_mla.workload.lowering.schemes import Scheme, Schemes
 from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
@@ -129,15 +130,15 @@ def mla_naive(workload: Workload) -> OperatorGraph:
     latent, cache = _latents(layer, shape)
     query = layer.make("query", latent, layer.weight("w_uq", _rank_index(shape) + "hn"), "bqhn")
     cached = layer.view(cache, "bkc")
-    keys = layer.make("keys", cached, layer.weight("w_uk", "chn"), "bkhn")
+    keys = layer.make("keys", cached, layer.weight("w_uk", "chn"), "bkhn", GroupRole.KEYS)
     addend = None
     if shape.rope_dim:
         rotated = layer.view(layer.tensor("query_rope", "bqhp", Role.ACTIVATION), "bqhp")
         _query_rope(layer, shape, latent, rotated)
         rope_keys = layer.view(cache, "bkp", p=shape.kv_rank)
-        addend = layer.make("scores_rope", rotated, rope_keys, "bqhk")
+        addend = layer.make("scores_rope", rotated, rope_keys, "bqhk", GroupRole.SCORE_ADDEND)
         layer.local.add("scores_rope")
-    values = layer.make("values", cached, layer.weight("w_uv", "chv"), "bkhv")
+    values = layer.make("values", cached, layer.weight("w_uv", "chv"), "bkhv", GroupRole.VALUES)
     out = layer.view(layer.tensor("scores", "bqhk", Role.ACTIVATION), "bqhk")
     scores = layer.einsum("scores", query, keys, out, addend)
     context = layer.softmax_attend(scores, values, "h", "v", _scale(shape))
@@ -176,9 +177,9 @@ def mla_rc(workload: Workload) -> OperatorGraph:
     latent, cache = _latents(layer, shape)
     rank = _rank_index(shape)
     down, up = layer.weight("w_uq", rank + "hn"), layer.weight("w_uk", "chn")
-    composite = layer.make("composite", down, up, f"h{rank}c")
+    composite = layer.make("composite", down, up, f"h{rank}c", GroupRole.COMPOSITE)
     layer.local.add("composite")
-    layer.einsum("query_absorbed", latent, composite, _absorbed_query(layer))
+    layer.einsum("query_absorbed", latent, composite, _absorbed_query(layer), role=GroupRole.COMPOSITE_USER)
     _latent_space_attention(layer, shape, latent, cache)
     return layer.graph("mla_rc")
 

@@ -75,6 +75,6 @@ def test_a_core_needs_its_largest_working_set_and_what_waits() -> None:
 
 def test_a_vector_core_needs_two_of_its_largest_tiles() -> None:
     accelerator = machine(core_type("array", vector=False), core_type("vector", array=False, sram_bits=2000))
-    tiling = Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=frozenset())
+    tiling = Tiling(sizes={}, spilled=frozenset(), shared=frozenset(), local=frozenset())
     # merge: 2 x 5 sums and 2 x 2 statistics of 32 bit, and 2 x 5 elements of context
     assert peak_occupancy(ONE, accelerator, tiling) == pytest.approx(2 * (14 * 32 + 80) / 2000)

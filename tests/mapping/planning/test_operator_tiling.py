@@ -6,7 +6,8 @@ import pytest
 
 from stream_mla.hardware.accelerator import VectorUnit
 from stream_mla.mapping.planning.analytical_model import Setting, Spill, Strategy, estimate_machine, scaled_setting
-from stream_mla.mapping.planning.attention_tiling import EXPANDED, cut_attention
+from stream_mla.mapping.planning.attention_group import attention_groups
+from stream_mla.mapping.planning.attention_tiling import cut_attention
 from stream_mla.mapping.planning.operator_tiling import cut_composite, cut_contraction, outer_cut
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
@@ -61,8 +62,8 @@ def test_a_contraction_is_cut_no_more_than_it_must(
     ],
 )
 def test_attention_is_cut_no_more_than_it_must(budget_bits: int, keys: int) -> None:
-    operators = {operator.name: operator for operator in MLA.operators}
-    assert cut_attention(_tight(MLA, budget_bits, h=2), operators).sizes == {"h": 2, "b": 1, "k": keys}
+    group = attention_groups(MLA)["attention"]
+    assert cut_attention(_tight(MLA, budget_bits, h=2), group).sizes == {"h": 2, "b": 1, "k": keys}
 
 
 @pytest.mark.parametrize(
@@ -85,20 +86,21 @@ def test_attention_over_an_expanded_cache_is_cut_no_more_than_it_must(
     inline: bool, budget_bits: int, keys: int
 ) -> None:
     graph = lower(workload(latent()), "mla_naive")
-    setting = replace(_tight(graph, budget_bits, h=2), inline=frozenset(EXPANDED if inline else ()))
-    operators = {operator.name: operator for operator in graph.operators}
-    assert cut_attention(setting, operators).sizes == {"h": 2, "b": 1, "k": keys}
+    group = attention_groups(graph)["attention"]
+    assert group.expanded == {"keys", "values"}
+    setting = replace(_tight(graph, budget_bits, h=2), inline=group.expanded if inline else frozenset[str]())
+    assert cut_attention(setting, group).sizes == {"h": 2, "b": 1, "k": keys}
 
 
 def test_each_chunk_costs_softmax_a_rescaling() -> None:
     """Two rows of 12 elements against 6 keys, with values of 10; the DRAM takes no time."""
     graph = lower(workload(replace(latent(), kv_rank=10)), "mla_absorbed")
-    operators = {operator.name: operator for operator in graph.operators}
+    group = attention_groups(graph)["attention"]
 
     def keys(lanes: int) -> int:
         core = replace(core_type(), vector=VectorUnit(operations_per_cycle=lanes, operation_energy=0.5))
         setting = scaled_setting(graph, estimate_machine(machine(core, bandwidth=1e9)), {"h": 2}, 1, SPILL)
-        return cut_attention(replace(setting, tile_price_cycles=0.0), operators).sizes["k"]
+        return cut_attention(replace(setting, tile_price_cycles=0.0), group).sizes["k"]
 
     # the array takes 6 + 5, 12 + 10, 18 + 15 or 36 + 30 cycles for 1, 2, 3 or 6 keys, 66 in all; what the first chunk
     # takes is not hidden, so that one key is best, 66 + 11
@@ -143,7 +145,7 @@ def test_a_result_that_others_use_in_small_blocks_is_made_in_larger_ones(
     # 4 cycles each way: 36, 4, 4 or 4 more than all bits need, 28. With one head the DRAM takes 49.5 cycles then.
     # Else they are 8, 4, 2 or 1 of 224, 448, 896 or 1792 bit: 4, 4, 0 or 0 more.
     operator = next(operator for operator in graph.operators if operator.name == "query_absorbed")
-    assert cut_contraction(setting, operator, beside=beside)["h"] == heads
+    assert cut_contraction(setting, operator, neighbour_sizes=beside)["h"] == heads
 
 
 def test_heads_with_keys_of_their_own_are_cut_for_free() -> None:
@@ -152,9 +154,8 @@ def test_heads_with_keys_of_their_own_are_cut_for_free() -> None:
     # 48 cycles, but groups can lie on both cores: 12 cycles of compute instead of 2 x 16, beside 2 x (7 x 6 + 4) or
     # 2 x (7 x 6 + 2 x 4) operations of softmax on 8 lanes
     graph = lower(workload(grouped(kv_heads=2, heads=2)), "mha")
-    operators = {operator.name: operator for operator in graph.operators}
-    tile_graph = cut_attention(_tight(graph, 1300, cores=2, parts=1), operators)
-    assert tile_graph.sizes == {"g": 1, "b": 1, "k": 6}
+    cut = cut_attention(_tight(graph, 1300, cores=2, parts=1), attention_groups(graph)["attention"])
+    assert cut.sizes == {"g": 1, "b": 1, "k": 6}
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,15 @@ from stream_mla.mapping.planning.analytical_model import (
     estimate_machine,
     scaled_setting,
 )
+from stream_mla.mapping.planning.attention_group import attention_groups, attention_shape
 from stream_mla.mapping.planning.attention_tiling import streamed_bits
 from stream_mla.mapping.planning.candidate_sizes import Numbers, combine, group_choices, nested_size, piece_sizes
 from stream_mla.mapping.planning.memory_footprint import peak_occupancy
-from stream_mla.mapping.planning.planner import ATTENTION, candidate_tilings
+from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tiler import tile
+from stream_mla.workload.fusion_group import GroupRole
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import CONTRACTIONS, OperatorGraph, Role
 from stream_mla.workload.spec import Workload
@@ -276,8 +278,9 @@ def _tile_footprints_bits(graph: OperatorGraph, tiling: Tiling) -> list[int]:
     found: list[int] = []
     tiles = tile(graph, tiling).tiles
     steps = {entry.chain: entry.step for entry in tiles if entry.last}
+    fused = {o.name for o in graph.operators if o.in_core or o.role is GroupRole.COMPOSITE} | {"query_absorbed"}
     for entry in tiles:
-        if isinstance(work := entry.work, Gemm) and entry.operator not in (*ATTENTION, "composite", "query_absorbed"):
+        if isinstance(work := entry.work, Gemm) and entry.operator not in fused:
             inputs = work.batch * (work.m * work.k * work.a_bits + work.k * work.n * work.b_bits)
             out = work.batch * work.m * work.n * (32 if steps[entry.chain] else 2 * work.out_bits)
             found.append(2 * inputs + out)
@@ -354,9 +357,10 @@ def test_pieces_of_softmax_take_half_of_a_vector_core_in_the_time_of_the_layer()
     # 8 x 64 x 69 scores, with 7 operations each on 4 lanes: 61,824 cycles, longer than the DRAM and the array take; a
     # bit of scores, and later of numerators, is there while it is moved, 1 / 16 of a cycle, and worked on, 7 / 8 / 4
     held = 2 * 8 * 64 * 69 * 8 * (1 / 16 + 7 / 32)
-    assert streamed_bits(setting) == int(0.5 * 61_824 * 64_000 / held)
+    shape = attention_shape(graph, attention_groups(graph)["attention"], frozenset())
+    assert streamed_bits(setting, shape) == int(0.5 * 61_824 * 64_000 / held)
     # in a layer that lasts for longer, one and a half pieces of both fill the memory
-    assert streamed_bits(replace(setting, layer_cycles=1e6)) == int(64_000 / 1.5 / 2)
+    assert streamed_bits(replace(setting, layer_cycles=1e6), shape) == int(64_000 / 1.5 / 2)
 
 
 def test_operators_beside_which_nothing_runs_take_most_of_the_memory() -> None:
@@ -400,7 +404,7 @@ def test_forced_sizes_are_taken_as_given(scheme: str) -> None:
     graph = lower(workload(latent(heads=3)), scheme)
     # 6 keys in 2 parts of 3
     for tiling in candidate_tilings(graph, machine(core_type(), core_type()), {"h": 2, "k": 2, "parts": 2}, FREE):
-        assert tiling.parts == 2
+        assert tiling.kv_splits == {"attention": 2}
         for operator in graph.operators:
             forced = {index: 2 for index in ("h", "k") if index in operator.indices}
             assert forced.items() <= tiling.sizes[operator.name].items()
@@ -414,7 +418,7 @@ def test_forced_groups_and_requests_are_taken_as_given() -> None:
 
 
 def test_parts_are_no_more_than_keys() -> None:
-    assert _first(MLA, core_type(), parts=100).parts == 6
+    assert _first(MLA, core_type(), parts=100).kv_splits == {"attention": 6}
 
 
 def test_the_composite_is_cut_like_its_user() -> None:

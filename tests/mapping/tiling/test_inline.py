@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stream_mla.hardware.interconnect import OFF_CHIP
-from stream_mla.mapping.planning.attention_tiling import EXPANDED
+from stream_mla.mapping.planning.attention_group import attention_groups, expanded_tensors
 from stream_mla.mapping.planning.planner import candidate_tilings
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.mapping.tiling.interpreter import execute
@@ -22,7 +22,7 @@ from tests.helpers import core_type, latent, machine, small_problem, uncut, work
 
 NAIVE = lower(workload(latent()), "mla_naive")
 FREE = POLICIES["free"]
-INLINE = frozenset(EXPANDED)
+INLINE = expanded_tensors(attention_groups(NAIVE))
 
 
 def _plan(*, sharing: bool = True, **forced: int) -> Tiling:

@@ -270,7 +270,7 @@ def test_vector_work_counts_operations_and_bits() -> None:
 
 def test_merge_divides_once_per_element_of_the_result() -> None:
     graph = lower(workload(grouped()), "mha")
-    tile_graph = tile(graph, replace(uncut(graph.local), parts=3))
+    tile_graph = tile(graph, replace(uncut(graph.local), kv_splits={"attention": 3}))
     (merge,) = (entry.work for entry in tile_graph.tiles if entry.kind is Kind.MERGE)
 
     # 3 parts of 4 heads x 4 elements, 2 for each; 16 divisions; 48 sums and 3 x 4 x 2 statistics of 32 bit
@@ -355,7 +355,7 @@ def test_tiles_and_blocks_of_a_small_layer(golden: Callable[[str], None]) -> Non
         graph,
         Tiling(
             sizes={name: {"h": 1} for name in by_head} | {"head_out": {"c": 3}},
-            parts=2,
+            kv_splits={"attention": 2},
             spilled=frozenset({"q_latent"}),
             shared=frozenset({"kv_cache"}),
             local=graph.local,

@@ -58,7 +58,8 @@ def test_compute_is_counted_tile_by_tile(parts: int) -> None:
     # 38 keys: chunks of 5 and one of 3; or parts of 9, 10, 9 and 10, each of chunks of 5, and one of 4 where it has 9
     graph = lower(workload(latent(), cached_tokens=37), "mla_absorbed")
     fast = machine(core_type(), bandwidth=1e6)
-    tiling = replace(uncut(), sizes={name: {"k": 5} for name in ("scores", "softmax", "attend")}, parts=parts)
+    sizes = {name: {"k": 5} for name in ("scores", "softmax", "attend")}
+    tiling = replace(uncut(), sizes=sizes, kv_splits={"attention": parts})
     problem = small_problem(graph, tiling, fast)
     arrays = sum(
         cost

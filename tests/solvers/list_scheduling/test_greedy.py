@@ -367,7 +367,6 @@ def test_cores_without_a_link_between_them_cannot_share_a_block() -> None:
     heads = ("query", "query_absorbed", "scores", "softmax", "attend", "merge", "head_out")
     tiling = Tiling(
         sizes={name: {"h": 1} for name in heads},
-        parts=1,
         spilled=frozenset(),
         shared=frozenset(),
         local=graph.local,

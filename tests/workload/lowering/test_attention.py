@@ -16,7 +16,7 @@ from stream_mla.workload.spec import Attention, GroupedQueryAttention, LatentAtt
 Floats = NDArray[np.float64]
 
 PRECISION = Precision(weights=8, cache=8, activations=8, partials=32)
-UNCUT = Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=frozenset())
+UNCUT = Tiling(sizes={}, spilled=frozenset(), shared=frozenset(), local=frozenset())
 
 
 def workload(attention: Attention, batch: int, query_tokens: int, cached_tokens: int) -> Workload:
@@ -129,7 +129,7 @@ CUTS = [
             )
         }
         | {name: {"h": 2, "k": 3, "q": 2, "b": 1, "j": 1} for name in ("scores", "softmax", "attend", "scores_rope")},
-        parts=2,
+        kv_splits={"attention": 2},
         spilled=frozenset(),
         shared=frozenset(),
         local=frozenset(),
