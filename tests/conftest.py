@@ -4,6 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a slow or busy machine is no fault of an example
+settings.load_profile("any machine")
 
 from stream_mla import SCHEMES
 
