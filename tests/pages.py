@@ -61,6 +61,7 @@ def run_commands(text: str, folder: Path, *more: str) -> int:
         words, _, target = line.partition(" > ")
         schedules = words.startswith(("stream-mla run ", "stream-mla pareto "))
         arguments = shlex.split(words)[1:] + [*FEWER, *more] * schedules
+        arguments += ["--points", "1"] * words.startswith("stream-mla pareto ")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             assert main(arguments) == 0, line
