@@ -7,7 +7,7 @@ from the tensors, never stored. The indices are defined once, here:
     b batch            q query token      k key token          h head
     g key-value group  j head of a group  d model dimension    e model dimension of the output
     r query rank       c kv rank          n no-position dim    p rotary dim     v value dim
-    u latent cache row (c then p)
+    u row of a cache that is rotated in part: latents (c then p), or keys (n then p)
     t chunk of keys    s part of keys     w the two softmax statistics (maximum, sum)
     o part of rows
 
@@ -64,6 +64,8 @@ class Kind(StrEnum):
     """RMSNorm over the last axis; its gain is folded into the next weight."""
     ROPE = "rope"
     """Rotate pairs (first half, second half) of the last axis by the token's position."""
+    GATE = "gate"
+    """Multiply the first input by the sigmoid of the second, element by element."""
 
 
 CONTRACTIONS = (Kind.EINSUM, Kind.ATTEND)

@@ -222,7 +222,7 @@ def _plan(setting: Setting, way: Strategy, attention: AttentionCut) -> Tiling:
             sizes[operator.name] = cut_contraction(setting, operator, most, attention.sizes)
         elif operator.kind is Kind.SUM:
             sizes[operator.name] = cut_sum(setting, operator, sizes[graph.operators[number - 1].name])
-        elif operator.kind in (Kind.NORM, Kind.ROPE):
+        elif operator.kind in (Kind.NORM, Kind.ROPE, Kind.GATE):
             sizes[operator.name] = cut_vector(setting, operator, None if attention.kept else attention.sizes.get("q"))
     return Tiling(
         sizes=sizes,

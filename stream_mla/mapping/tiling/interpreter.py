@@ -121,6 +121,11 @@ def _rope(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
     _view(operator.outputs[0], tile, arrays)[...] = rope(_view(operator.inputs[0], tile, arrays), positions)
 
 
+def _gate(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
+    source, gate = (_view(operand, tile, arrays) for operand in operator.inputs)
+    _view(operator.outputs[0], tile, arrays)[...] = source / (1 + np.exp(-gate))
+
+
 _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.EINSUM: _einsum,
     Kind.ATTEND: _attend,
@@ -129,4 +134,5 @@ _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.SUM: _sum,
     Kind.NORM: _norm,
     Kind.ROPE: _rope,
+    Kind.GATE: _gate,
 }

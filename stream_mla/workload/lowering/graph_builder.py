@@ -67,6 +67,12 @@ class GraphBuilder:
         self.operators.append(Operator(name=name, kind=kind, inputs=(source,), outputs=(out,), first_position=position))
         return out
 
+    def gated(self, name: str, source: Operand, gate: Operand) -> Operand:
+        """Multiply an operand by the sigmoid of a gate of its shape, into a new activation."""
+        out = self.view(self.tensor(name, "".join(source.indices), Role.ACTIVATION), "".join(source.indices))
+        self.operators.append(Operator(name=name, kind=Kind.GATE, inputs=(source, gate), outputs=(out,)))
+        return out
+
     def softmax_attend(self, scores: Operand, values: Operand, heads: str, value: str, scale: float) -> Operand:
         """Add softmax, the product with the values, and the merge of context parts; return the context."""
         rows = f"bq{heads}"
