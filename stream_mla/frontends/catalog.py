@@ -13,7 +13,7 @@ from typing import Any, cast
 import yaml
 
 from stream_mla.errors import SpecError
-from stream_mla.frontends.huggingface import model_of
+from stream_mla.frontends.huggingface.reader import model_of
 from stream_mla.frontends.schema import FAILED, Failed, Reader, join, unstructure, words
 from stream_mla.frontends.system_file import SystemReader, unstructure_system
 from stream_mla.hardware.accelerator import Accelerator, CoreType
