@@ -29,6 +29,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     step = parser.add_mutually_exclusive_group()
     step.add_argument("--query", metavar="N", type=positive, default=1, help="new tokens per request (default: 1)")
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
+    add("--layer", metavar="KIND", help="which kind of attention layer, where the model has several; see show MODEL")
     add("--batch", metavar="N", type=positive, default=1, help="requests (default: 1)")
     add("--bits", metavar="TENSOR=N,...", type=bits, default={}, help=f"of {', '.join(TENSORS)}")
     parser.set_defaults(fail=parser.error)
@@ -77,6 +78,11 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
     if arguments.prefill and arguments.context == 0:
         arguments.fail("argument --context: prefill needs at least 1 token, got 0")
     model, accelerator = load_model(arguments.model), load_accelerator(arguments.accelerator)
+    if arguments.layer is not None:
+        try:
+            model = model.with_layer(arguments.layer)
+        except ValueError as error:
+            arguments.fail(f"argument --layer: {error}")
     found = [
         Point(
             workload=Workload(

@@ -21,7 +21,14 @@ _OVERRIDES: Mapping[str, Mapping[str, str]] = {
 }
 """Label of a layer -> quantity -> the key that gives it for these layers alone."""
 
-_SHARES = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_percentage", "rotary_emb_fraction", "rope_percent")
+_SHARES = (
+    "partial_rotary_factor",
+    "rotary_pct",
+    "rope_pct",
+    "rotary_percentage",
+    "rotary_emb_fraction",
+    "rope_percent",
+)
 _ROTARY_DIMS = ("rotary_dim", "rotary_emb_dim", "rope_dim", "rotary_ndims")
 
 
@@ -34,7 +41,9 @@ def is_latent(keys: Keys) -> bool:
 def latent_attention(keys: Keys) -> LatentAttention | None:
     """Return latent attention, or None after noting what is wrong."""
     found = LATENT.get(keys.family)
-    default = dict(zip(("model_dim", "layers", "heads", "q", "c", "n", "p", "v"), found[1:], strict=True)) if found else {}
+    default = (
+        dict(zip(("model_dim", "layers", "heads", "q", "c", "n", "p", "v"), found[1:], strict=True)) if found else {}
+    )
     model_dim, heads = keys.size("model_dim", default.get("model_dim")), keys.size("heads", default.get("heads"))
     query_rank = keys.optional("query_rank")
     if not any(name in keys.config for name in NAMES["query_rank"]):
@@ -90,7 +99,9 @@ class Grouped:
         if self.model_dim is None or heads is None or kv_heads is None or head_dim is None:
             return None
         if heads % kv_heads:
-            self.keys.problem(f"expected a divisor of num_attention_heads ({heads}), got {kv_heads}", self.keys.given("kv_heads"))
+            self.keys.problem(
+                f"expected a divisor of num_attention_heads ({heads}), got {kv_heads}", self.keys.given("kv_heads")
+            )
         rope_dim = rope_dim_of(self.keys, head_dim, layer.label) if layer.rotates else 0
         if rope_dim is None or self.keys.problems:
             return None
@@ -111,10 +122,10 @@ def grouped_attention(keys: Keys, layers: Sequence[Layer], count: int) -> Callab
     names = ("model_dim", "layers", "heads", "kv_heads", "head_dim")
     default = dict(zip(names, found[1:], strict=True)) if found else {}
     model_dim = keys.size("model_dim", default.get("model_dim"))
-    heads = _per_layer(keys, "heads", count, lambda: keys.size("heads", default.get("heads")))
+    heads: list[int | None] = _per_layer(keys, "heads", count, lambda: keys.size("heads", default.get("heads")))
     per_layer = keys.numbers("num_attention_heads_per_layer")
     if per_layer is not None and len(per_layer) == count:
-        heads = list(per_layer)
+        heads = [*per_layer]
     kv_heads = _kv_heads(keys, heads, count, known=found is not None, default=default.get("kv_heads"))
     default_dim = default.get("head_dim")
 
@@ -152,34 +163,25 @@ def _per_layer(keys: Keys, quantity: str, count: int, one: Callable[[], int | No
 
 
 def _kv_heads(
-    keys: Keys, heads: list[int | None], count: int, *, known: bool, default: int | None
+    keys: Keys, heads: Sequence[int | None], count: int, *, known: bool, default: int | None
 ) -> list[int | None]:
     """Return the key-value heads of each layer: never one per head where nothing says so."""
     blocks = keys.get("block_configs")
     if isinstance(blocks, list):
         return _kv_heads_of_blocks(keys, cast(list[Config], blocks), heads)
-    several = keys.get("multi_query", "multi_query_attention")
-    new = keys.get("new_decoder_architecture")
-    family, one_for_all = keys.family, [1] * count
-    given = keys.get(*NAMES["kv_heads"])
-    attention_type = keys.get("attn_config.attn_type")
-    if attention_type == "multiquery_attention":
-        return list(one_for_all)
-    if family == "falcon" or new is not None:
-        if new is not True:
-            keys._agree("heads")  # pyright: ignore[reportPrivateUsage]
-            return list(one_for_all) if several is not False else list(heads)
-    elif several is False or attention_type == "multihead_attention":
+    given, shared = keys.get(*NAMES["kv_heads"]), _multi_query(keys)
+    if shared is True:
+        return [1] * count
+    if shared is False:
         return list(heads)
-    elif given is None and (several is True or family in families.MULTI_QUERY):
-        return list(one_for_all)
     if given is not None:
         return _per_layer(keys, "kv_heads", count, lambda: keys.size("kv_heads"))
     if default is not None:
         return [keys.size("kv_heads", default)] * count
-    if known or family in families.ONE_PER_HEAD:
-        if known and family not in families.ONE_PER_HEAD and any(name in keys.config for name in NAMES["kv_heads"]) is False:
-            keys.defaults.append("num_key_value_heads as num_attention_heads")
+    if keys.family in families.ONE_PER_HEAD:
+        return list(heads)
+    if known:
+        keys.defaults.append("num_key_value_heads as num_attention_heads")
         return list(heads)
     key = NAMES["kv_heads"][0]
     keys.problem(
@@ -190,7 +192,26 @@ def _kv_heads(
     return [None] * count
 
 
-def _kv_heads_of_blocks(keys: Keys, blocks: Sequence[Config], heads: list[int | None]) -> list[int | None]:
+def _multi_query(keys: Keys) -> bool | None:
+    """Return whether all heads share one key and value (True), each has its own (False), or numbers decide (None)."""
+    several, new = keys.get("multi_query", "multi_query_attention"), keys.get("new_decoder_architecture")
+    given = keys.get(*NAMES["kv_heads"]) is not None
+    match keys.get("attn_config.attn_type"):
+        case "multiquery_attention":
+            return True
+        case "multihead_attention":
+            return False
+        case _:
+            pass
+    if keys.family == "falcon" or new is not None:  # num_kv_heads counts in the new architecture only
+        return None if new is True else several is not False
+    if several is False:
+        return False
+    shared = several is True or keys.family in families.MULTI_QUERY
+    return True if shared and not given else None
+
+
+def _kv_heads_of_blocks(keys: Keys, blocks: Sequence[Config], heads: Sequence[int | None]) -> list[int | None]:
     """Return the key-value heads of blocks that give the heads of a group (nemotron-nas); None without attention."""
     found: list[int | None] = []
     for number, block in enumerate(blocks):
@@ -228,7 +249,9 @@ def _divided(keys: Keys, model_dim: int | None, heads: int | None) -> int | None
 
 def _gate(keys: Keys) -> bool:
     """Whether a gate as wide as the context multiplies it."""
-    stated = keys.get("attn_output_gate", "elementwise_attn_output_gate", "use_attn_output_gate", "attention_output_gate")
+    stated = keys.get(
+        "attn_output_gate", "elementwise_attn_output_gate", "use_attn_output_gate", "attention_output_gate"
+    )
     return keys.family in families.GATED if stated is None else stated is True
 
 
@@ -273,10 +296,7 @@ def rope_dim_of(keys: Keys, head_dim: int, label: str) -> int | None:
         rotary = families.ROTARY_DIM[keys.family]
         keys.defaults.append(f"rotary_dim {rotary}")
     key = next((name for name in (*_ROTARY_DIMS, *_SHARES) if keys.config.get(name) is not None), "head_dim")
-    if rotary is not None:
-        dimensions = keys.whole(rotary, key, least=0)
-    else:
-        dimensions = _share_of(keys, head_dim, label)
+    dimensions = _share_of(keys, head_dim, label) if rotary is None else keys.whole(rotary, key, least=0)
     if dimensions is None:
         return None
     if dimensions % 2 or dimensions > head_dim:

@@ -38,7 +38,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Quantity -> the keys that give it, the usual one first."""
 
-PER_LAYER_NAMES = ("num_attention_heads_per_layer",)
+LARGEST = 10**9
+"""No size of a layer is larger than this; it keeps products of sizes in range."""
 
 
 class Keys:
@@ -77,7 +78,7 @@ class Keys:
         """Return a whole number, or the default of the class where none is given; None after noting what is wrong."""
         value = self.get(*NAMES[quantity])
         key = self.given(quantity)
-        self._agree(quantity)
+        self.agree(quantity)
         if value is None and default is not None:
             self.defaults.append(f"{key} {default:,}")
             return default
@@ -88,15 +89,16 @@ class Keys:
 
     def optional(self, quantity: str, least: int = 1) -> int | None:
         """Return a whole number that may be null or absent."""
-        self._agree(quantity)
+        self.agree(quantity)
         value = self.get(*NAMES[quantity])
         return None if value is None else self.whole(value, self.given(quantity), least)
 
     def whole(self, value: object, key: str, least: int = 1) -> int | None:
         """Return a value as a whole number of at least `least`; None after noting that it is none."""
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST:
             return value
-        self.problem(f"expected a whole number of at least {least}, got {shortened(value)}", key)
+        limit = f" and at most {LARGEST:,}" if isinstance(value, int) and value > LARGEST else ""
+        self.problem(f"expected a whole number of at least {least}{limit}, got {shortened(value)}", key)
         return None
 
     def numbers(self, key: str) -> list[int] | None:
@@ -104,10 +106,11 @@ class Keys:
         value = self.get(key)
         if value is None:
             return None
-        items = cast(list[object], value) if isinstance(value, list) else [value]
-        if isinstance(value, list) and all(isinstance(item, int) for item in items):
-            return [int(cast(int, item)) for item in items]
-        self.problem(f"expected a list of whole numbers, got {shortened(value)}", key)
+        if isinstance(value, list):
+            items = cast(list[object], value)
+            if all(isinstance(item, int) for item in items):
+                return [int(cast(int, item)) for item in items]
+        self.problem(f"expected a list of whole numbers, got {shortened(cast(object, value))}", key)
         return None
 
     def share(self, value: object, key: str) -> float | None:
@@ -117,7 +120,7 @@ class Keys:
         self.problem(f"expected a share of the head above 0 and up to 1, got {shortened(value)}", key)
         return None
 
-    def _agree(self, quantity: str) -> None:
+    def agree(self, quantity: str) -> None:
         """Refuse a quantity that two keys give differently."""
         names = [name for name in NAMES[quantity] if isinstance(self.config.get(name), int)]
         if len({self.config[name] for name in names}) > 1:

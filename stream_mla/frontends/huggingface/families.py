@@ -7,6 +7,12 @@ does not have, from the modelling code in the repository of its published model.
 
 from collections.abc import Mapping
 
+
+def names(text: str) -> list[str]:
+    """Return the words of a text, for tables of names."""
+    return text.split()
+
+
 SUFFIXES = ("_text_model", "_text", "-text", "_language_model")
 """Ends of a model type that only say that it is the language model of a multimodal one."""
 
@@ -32,13 +38,15 @@ ALIASES: Mapping[str, str] = {
 """Model types of other names whose attention is that of a family."""
 
 LIKE_LLAMA = frozenset(
-    "internlm2 orion exaone minicpm deepseek arctic grok-1 xverse nemotron-nas bailing bailing_moe minicpmv minicpmo "
-    "openelm aquila3 telechat3 hunyuan internvl chatglm baichuan qwen internlm aquila persimmon bert roberta laguna "
-    "doge csm moshi step3p5 ernie4_5_vl_moe glm4v glm4v_moe pangu solar skywork jais iquestcoder dbrx mpt".split()
+    names(
+        "internlm2 orion exaone minicpm deepseek arctic grok-1 xverse nemotron-nas bailing bailing_moe minicpmv "
+        "minicpmo openelm aquila3 telechat3 hunyuan internvl chatglm baichuan qwen internlm aquila persimmon bert "
+        "roberta laguna doge csm moshi step3p5 ernie4_5_vl_moe glm4v glm4v_moe pangu solar skywork jais iquestcoder"
+    )
 )
 """Families beside those of `class_defaults`, whose keys are known: none of their sizes is assumed."""
 
-ONE_PER_HEAD = frozenset("baichuan qwen internlm aquila bert roberta persimmon jais skywork opt".split())
+ONE_PER_HEAD = frozenset(names("baichuan qwen internlm aquila bert roberta persimmon jais skywork opt"))
 """Families that have keys and values for every head, and no key that says so."""
 
 MULTI_QUERY = frozenset({"falcon", "gpt_bigcode"})
@@ -69,8 +77,10 @@ ROTARY_DIM: Mapping[str, int] = {"gptj": 64, "codegen": 64}
 """Dimensions of each head that are rotated where the config gives none (the defaults of the classes)."""
 
 WITHOUT_ROPE = frozenset(
-    "gpt2 gpt_bigcode gpt_neo opt xglm ctrl biogpt openai-gpt bloom mpt jamba nemotron_h granitemoehybrid bert "
-    "roberta jais".split()
+    names(
+        "gpt2 gpt_bigcode gpt_neo opt xglm ctrl biogpt openai-gpt bloom mpt jamba nemotron_h granitemoehybrid bert "
+        "roberta jais"
+    )
 )
 """Families that rotate nothing unless the config says so: positions are learned, ALiBi, or left to other layers."""
 
@@ -103,7 +113,7 @@ list. (MiniMax: the 7 lightning layers before each softmax layer of MiniMax-Text
 WINDOW_UNLESS_OFF = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen2_vl", "smollm3", "dots1"})
 """Families whose windows are off unless `use_sliding_window` is true."""
 
-WITHOUT_WINDOW = frozenset("llama gemma deepseek_v3 deepseek_v2 granite glm glm4 cohere olmo olmo2".split())
+WITHOUT_WINDOW = frozenset(names("llama gemma deepseek_v3 deepseek_v2 granite glm glm4 cohere olmo olmo2"))
 """Families whose code has no window; a `sliding_window` in their config is modelled all the same, with a note."""
 
 GATED = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe", "afmoe"})
@@ -120,8 +130,10 @@ GLOBAL_HEAD_DIM: Mapping[str, int] = {"gemma4": 512}
 
 FAMILY_NOTES: Mapping[str, str] = {
     **dict.fromkeys(
-        "qwen3 qwen3_moe qwen3_next qwen3_5 qwen3_5_moe gemma3 gemma3n gemma4 olmo2 olmo3 olmoe flex_olmo afmoe exaone4 "
-        "exaone_moe apertus hunyuan_v1_dense hunyuan_v1_moe minimax_m2 lfm2 lfm2_moe nanochat".split(),
+        names(
+            "qwen3 qwen3_moe qwen3_next qwen3_5 qwen3_5_moe gemma3 gemma3n gemma4 olmo2 olmo3 olmoe flex_olmo afmoe "
+            "exaone4 exaone_moe apertus hunyuan_v1_dense hunyuan_v1_moe minimax_m2 lfm2 lfm2_moe nanochat"
+        ),
         "norms of queries and keys left out",
     ),
     "gpt_oss": "attention sinks left out",
@@ -136,16 +148,18 @@ FAMILY_NOTES: Mapping[str, str] = {
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(
-        "mamba mamba2 falcon_mamba rwkv rwkv5 rwkv6 rwkv7 xlstm retnet hyena stripedhyena".split(),
+        names("mamba mamba2 falcon_mamba rwkv rwkv5 rwkv6 rwkv7 xlstm retnet hyena stripedhyena"),
         "it has no attention over cached keys",
     ),
     **dict.fromkeys(
-        "t5 mt5 umt5 t5gemma bart mbart pegasus marian whisper m2m_100 blenderbot led longt5 switch_transformers "
-        "encoder-decoder bigbird_pegasus prophetnet fsmt nllb_moe plbart speech_to_text seamless_m4t moonshine".split(),
+        names(
+            "t5 mt5 umt5 t5gemma bart mbart pegasus marian whisper m2m_100 blenderbot led longt5 switch_transformers "
+            "encoder-decoder bigbird_pegasus prophetnet fsmt nllb_moe plbart speech_to_text seamless_m4t moonshine"
+        ),
         "it is an encoder-decoder model, whose cross-attention this package does not model",
     ),
     **dict.fromkeys(
-        "zamba zamba2".split(),
+        names("zamba zamba2"),
         "its attention reads hidden state and embedding together, which this package does not model",
     ),
     "deepseek_v4": "its attention compresses keys and groups the output projection, which changes shapes",

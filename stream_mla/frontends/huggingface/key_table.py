@@ -1,12 +1,12 @@
 """What each key of a config means for attention: whether it can be ignored, is noted, or is refused.
 
-Keys that the reader takes sizes and layers from are not here; it remembers which it asked for. Of the others, a key that
-speaks of attention (`SPEAKS_OF_ATTENTION`) is harmless only if it is listed by name. A key that is in no table is named
-in the notes of the model, so that nothing is read out of silence.
+Keys that the reader takes sizes and layers from are not here; it remembers which it asked for. Of the others, a key
+that speaks of attention (`SPEAKS_OF_ATTENTION`) is harmless only if it is listed by name. A key that is in no table is
+named in the notes of the model, so that nothing is read out of silence.
 
 Harmless, for they leave shapes and work as they are: sizes of other layers (vocabulary, feed-forward, experts, state
-space and linear-attention layers), tokens, training, factors on scores and outputs, the angles of RoPE, and biases of the
-projections (one row beside thousands).
+space and linear-attention layers), tokens, training, factors on scores and outputs, the angles of RoPE, and biases of
+the projections (one row beside thousands).
 """
 
 import re
@@ -101,10 +101,11 @@ REFUSED: Mapping[str, re.Pattern[str]] = {
 
 def active(value: object) -> bool:
     """Whether a key asks for anything: not if it is null, false, zero, empty, or a mapping that switches itself off."""
-    if isinstance(value, dict):
-        switches = [item for key, item in cast(dict[str, object], value).items() if str(key).startswith("use_")]
-        return bool(value) and (not switches or any(switches))
-    return bool(value)
+    if not isinstance(value, dict):
+        return bool(value)
+    items = cast(dict[str, object], value)
+    switches = [item for key, item in items.items() if str(key).startswith("use_")]
+    return len(items) > 0 and (not switches or any(switches))
 
 
 def harmless(key: str) -> bool:

@@ -19,24 +19,40 @@ ATTENDING = (FULL, SLIDING, CHUNKED)
 
 _LABELS = {
     **dict.fromkeys(
-        "full_attention attention full global global_attention hybrid hybrid_attention softmax_attention softmax attn "
-        "indexed_attention deepseek_sparse_attention self_attention * A".split(),
+        families.names(
+            "full_attention attention full global global_attention hybrid hybrid_attention softmax_attention softmax "
+            "attn indexed_attention deepseek_sparse_attention self_attention * A"
+        ),
         FULL,
     ),
     **dict.fromkeys(
-        "sliding_attention sliding local local_attention swa sliding_window sliding_window_attention window_attention "
-        "L S".split(),
+        families.names(
+            "sliding_attention sliding local local_attention swa sliding_window sliding_window_attention "
+            "window_attention L S"
+        ),
         SLIDING,
     ),
-    **dict.fromkeys("chunked_attention chunked".split(), CHUNKED),
-    **dict.fromkeys("cross_attention cross".split(), CROSS),
-    **{name: name for name in "linear_attention mamba mamba2 conv recurrent ssm rglru gdn kda mlp moe rwkv".split()},
+    **dict.fromkeys(families.names("chunked_attention chunked"), CHUNKED),
+    **dict.fromkeys(families.names("cross_attention cross"), CROSS),
+    **{
+        name: name
+        for name in families.names("linear_attention mamba mamba2 conv recurrent ssm rglru gdn kda mlp moe rwkv")
+    },
     **dict.fromkeys(("lightning_attention", "linear", "gated_deltanet", "short_conv", "no_op"), "linear_attention"),
     "M": "mamba",
     "-": "mlp",
     "E": "moe",
 }
 """What configs call a layer -> its label."""
+
+_PLACES = (
+    "layer_types", "layers_block_type", "layer_block_types", "block_types", "hybrid_override_pattern", "layer_pattern",
+    "full_attention_interval", "layer_group_size", "attn_layer_period", "attn_layer_offset", "attn_layer_indices",
+    "full_attn_idxs", "hybrid_layer_ids", "hybrid_layer_pattern", "sliding_window_pattern", "_sliding_window_pattern",
+    "global_attn_every_n_layers", "no_rope_layers", "no_rope_layer_interval", "use_sliding_window", "max_window_layers",
+    "attn_type_list",
+)  # fmt: skip
+"""Keys that say where layers of a kind are; where several are given, the rule that is tried first decides."""
 
 Labels = list[str]
 
@@ -53,6 +69,7 @@ class Layer:
 
 def attention_layers(keys: Keys, count: int) -> list[Layer]:
     """Return the layers that have attention; the others are named in the notes."""
+    keys.asked.update(_PLACES)
     rotated = _rotated(keys, count)
     labels = next((found for rule in _RULES if (found := rule(keys, count)) is not None), None)
     if labels is None:
@@ -218,7 +235,9 @@ def _windows(keys: Keys, count: int) -> Labels | None:
     types = keys.get("attention_types")  # of GPT-Neo: pairs of types and how often they come
     if isinstance(types, list):
         pairs = cast(list[tuple[list[object], int]], types)
-        return _labelled(keys, "attention_types", [name for names, times in pairs for _ in range(times) for name in names])
+        return _labelled(
+            keys, "attention_types", [name for names, times in pairs for _ in range(times) for name in names]
+        )
     pattern = keys.get("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
     if isinstance(pattern, str) and pattern:
         repeated = (pattern * count)[:count]

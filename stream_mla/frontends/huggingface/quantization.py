@@ -30,7 +30,8 @@ _METHOD_BITS: Mapping[str, int] = {
 _BIT_KEYS = ("bits", "w_bit", "nbits", "wbits", "num_bits", "weight_bits", "q_group_bits")
 _SKIP_KEYS = (
     "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules", "skip_modules",
-    "modules_not_to_convert", "exclude", "ignored_modules", "modules_to_exclude", "unquantized_modules", "exclude_layers",
+    "modules_not_to_convert", "exclude", "ignored_modules", "modules_to_exclude", "unquantized_modules",
+    "exclude_layers",
 )  # fmt: skip
 """Keys that list the modules whose weights stay as they were."""
 
@@ -89,7 +90,9 @@ def _weight_bits(config: Config, keys: Keys, layers: Sequence[int], bits: int, *
     method = str(config.get("quant_method") or config.get("quant_type") or config.get("quant_algo") or "")
     quantised = _quantised_bits(config, method)
     if quantised is None:
-        keys.notes.append(f"weights in the dtype of the config ({bits} bit), quantization {method or 'of no name'} left out")
+        keys.notes.append(
+            f"weights in the dtype of the config ({bits} bit), quantization {method or 'of no name'} left out"
+        )
         return bits
     kept = list(_kept(config, layers, "latent" if latent else "grouped"))
     if all(kept):
@@ -114,24 +117,36 @@ def _quantised_bits(config: Config, method: str) -> int | None:
             if isinstance(weights, dict) and _targets_attention(group.get("targets")):
                 return _whole(cast(Config, weights).get("num_bits"))
         return 0 if groups else None  # no group has attention: see `_kept`
-    if method in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+    if method.startswith("bitsandbytes"):
         return 4 if config.get("load_in_4bit") or config.get("_load_in_4bit") else 8
-    named = re.search(r"(?:int|fp|nf|w|float)_?(\d+)", f"{method} {config.get('weights') or ''}".lower())
-    nested = config.get("quant_config")
-    inner = cast(Config, nested).get("weight_quant_params") if isinstance(nested, dict) else None
-    weights = config.get("weight")
-    for source in (config, inner, nested, weights):
-        if isinstance(source, dict):
-            found = next((_whole(cast(Config, source).get(key)) for key in _BIT_KEYS if key in source), None)
-            if found is not None:
-                return found
-    if method in _METHOD_BITS:
-        return _METHOD_BITS[method]
+    return _stated_bits(config) or _METHOD_BITS.get(method) or _bits_in_name(config, method)
+
+
+def _stated_bits(config: Config) -> int | None:
+    """Return the bits that a config gives as a number, by itself or in a part on weights."""
+    nested = _part(config, "quant_config")
+    for found in (config, _part(nested, "weight_quant_params"), nested, _part(config, "weight")):
+        if found:
+            bits = next((_whole(found.get(key)) for key in _BIT_KEYS if key in found), None)
+            if bits is not None:
+                return bits
+    return None
+
+
+def _part(config: Config, key: str) -> Config:
+    """Return the mapping under a key, or an empty one."""
+    value = config.get(key)
+    return cast(Config, value) if isinstance(value, dict) else {}
+
+
+def _bits_in_name(config: Config, method: str) -> int | None:
+    """Return the bits that the name of a method or of its algorithm tells, as `W4A16` or `int8` do."""
     algorithm = str(config.get("quant_algo") or "").upper()
     for name, width in (("FP4", 4), ("W4", 4), ("FP8", 8), ("INT8", 8), ("W8", 8)):
         if name in algorithm:
             return width
-    return int(named.group(1)) if named and int(named.group(1)) in (1, 2, 3, 4, 5, 6, 8) else None
+    named = re.search(r"(?:int|fp|nf|w|float)_?([1-8])(?!\d)", f"{method} {config.get('weights') or ''}".lower())
+    return int(named.group(1)) if named else None
 
 
 def _whole(value: object) -> int | None:
@@ -142,7 +157,9 @@ def _targets_attention(targets: object) -> bool:
     """Whether the targets of a group of compressed-tensors are all linear layers, or those of attention."""
     if not isinstance(targets, list):
         return True
-    names = [f"model.layers.0.{block}.{name}" for block in _BLOCKS for name in ("q_proj", "qkv_proj", "o_proj", "kv_b_proj")]
+    names = [
+        f"model.layers.0.{block}.{name}" for block in _BLOCKS for name in ("q_proj", "qkv_proj", "o_proj", "kv_b_proj")
+    ]
     found = cast(list[object], targets)
     return any(str(target) == "Linear" or any(_matches(str(target), name) for name in names) for target in found)
 
@@ -169,14 +186,22 @@ def _module_names(config: Config) -> list[str]:
     listed = config.get("modules_in_block_to_quantize")
     if not isinstance(listed, list):
         return []
-    return [str(name) for entry in cast(list[object], listed) for name in (cast(list[object], entry) if isinstance(entry, list) else [entry])]
+    return [
+        str(name)
+        for entry in cast(list[object], listed)
+        for name in (cast(list[object], entry) if isinstance(entry, list) else [entry])
+    ]
 
 
 def _matches(pattern: str, name: str) -> bool:
     """Whether a pattern means a module: a regex after `re:`, a glob, or components of its path."""
     if pattern.startswith("re:"):
         return _regex(pattern[3:], name)
-    if any(sign in pattern for sign in "*?[") and ".*" not in pattern and not any(sign in pattern for sign in "\\^$()|"):
+    if (
+        any(sign in pattern for sign in "*?[")
+        and ".*" not in pattern
+        and not any(sign in pattern for sign in "\\^$()|")
+    ):
         wide = pattern if pattern.startswith("*") else f"*{_tail(pattern)}"
         return fnmatchcase(name, wide) or fnmatchcase(name, f"{wide}.*") or fnmatchcase(f"{name}.weight", wide)
     if any(sign in pattern for sign in "\\^$()|*+"):

@@ -1,11 +1,12 @@
 """Models from `config.json`: what the config says, what its class leaves unsaid, and what this package leaves out.
 
-A config is read in the words of its family. Sizes come under every common name; what a well-known class gives by default
-is taken from a table and noted; what is nowhere said is asked for. What changes shapes and is not modelled is refused,
-what changes the work is noted, and a key that is in no table is named, so that nothing is read out of silence. The notes
-follow every result.
+A config is read in the words of its family. Sizes come under every common name; what a well-known class gives by
+default is taken from a table and noted; what is nowhere said is asked for. What changes shapes and is not modelled is
+refused, what changes the work is noted, and a key that is in no table is named, so that nothing is read out of
+silence. The notes follow every result.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 from stream_mla.errors import SpecError
@@ -38,7 +39,7 @@ def model_of(config: Config, *, name: str, where: str) -> Model:
     notes = _notes(keys, config, inner, kinds)
     if keys.problems or not kinds or precision is None:
         raise SpecError(where, keys.problems)
-    shown = next((kind for kind in kinds if kind.name == FULL), max(kinds, key=lambda kind: kind.layers))
+    shown = shown_of(kinds)
     several = len(kinds) > 1
     return Model(
         name=name,
@@ -51,6 +52,13 @@ def model_of(config: Config, *, name: str, where: str) -> Model:
         layer_kinds=tuple(kinds) if several else (),
         notes=tuple(notes),
     )
+
+
+def shown_of(kinds: Sequence[LayerKind]) -> LayerKind:
+    """Return the kind that is simulated unless asked otherwise: full attention, which reads the most; else the most
+    numerous.
+    """
+    return next((kind for kind in kinds if kind.name == FULL), max(kinds, key=lambda kind: kind.layers))
 
 
 def _language_model(config: Config) -> tuple[Config, str, Config]:
@@ -75,7 +83,9 @@ def _no_family(model_type: object, path: str) -> str:
 def _layer_count(keys: Keys) -> int | None:
     """Return the attention layers that a config counts, those without attention among them."""
     found = GROUPED.get(keys.family) or LATENT.get(keys.family)
-    blocks = next((keys.config[k] for k in ("block_configs", "layers_block_type") if isinstance(keys.config.get(k), list)), None)
+    blocks = next(
+        (keys.config[k] for k in ("block_configs", "layers_block_type") if isinstance(keys.config.get(k), list)), None
+    )
     default = found[2] if found else None
     pattern = keys.config.get("hybrid_override_pattern") or blocks
     if default is None and isinstance(pattern, list | str) and pattern:
@@ -115,16 +125,26 @@ def _notes(keys: Keys, config: Config, inner: Config, kinds: list[LayerKind]) ->
     notes: list[str] = []
     found = GROUPED.get(keys.family) or LATENT.get(keys.family)
     if keys.defaults:
-        origin = f"defaults of {found[0]} (transformers {VERSION})" if found else f"as the code of {keys.family} has them"
+        origin = (
+            f"defaults of {found[0]} (transformers {VERSION})" if found else f"as the code of {keys.family} has them"
+        )
         notes.append(f"not in the config, {origin}: {', '.join(dict.fromkeys(keys.defaults))}")
     if found is None and keys.family not in families.LIKE_LLAMA:
         named = keys.config.get("model_type") or config.get("model_type")
-        notes.append(f"model_type {named!r} is not known: read as a decoder that rotates queries and keys as the config says")
+        notes.append(
+            f"model_type {named!r} is not known: read as a decoder that rotates queries and keys as the config says"
+        )
     if len(kinds) > 1:
         notes.append(_kinds_note(kinds))
+    elif kinds and kinds[0].mask.window is not None:
+        notes.append(
+            f"sliding_window {kinds[0].mask.window:,}: no query sees more keys, in all {kinds[0].layers} layers"
+        )
     notes += keys.notes
     notes += keys.classify()
-    if (said := families.FAMILY_NOTES.get(keys.family)) is not None and not any(note.startswith(said) for note in notes):
+    if (said := families.FAMILY_NOTES.get(keys.family)) is not None and not any(
+        note.startswith(said) for note in notes
+    ):
         notes.append(said)
     if inner is not config:
         unknown = [key for key, value in config.items() if _unknown_outside(keys, key, value)]
@@ -147,4 +167,6 @@ def _kinds_note(kinds: list[LayerKind]) -> str:
         seen += f", {CHUNKED} by attention_chunk_size {kind.mask.chunk:,}" if kind.mask.chunk else ""
         return f"{kind.name} ({kind.layers} layers{seen})"
 
-    return f"layers of {len(kinds)} kinds, of which --layer chooses one: {', '.join(map(told, kinds))}"
+    shown = shown_of(kinds).name
+    told_all = ", ".join(map(told, kinds))
+    return f"layers of {len(kinds)} kinds, {shown} computed unless --layer chooses another: {told_all}"
