@@ -204,11 +204,15 @@ def _multi_query(keys: Keys) -> bool | None:
         case _:
             pass
     if keys.family == "falcon" or new is not None:  # num_kv_heads counts in the new architecture only
+        if new is not True and several is None:
+            keys.defaults.append("multi_query true")
         return None if new is True else several is not False
     if several is False:
         return False
-    shared = several is True or keys.family in families.MULTI_QUERY
-    return True if shared and not given else None
+    if several is None and not given and keys.family in families.MULTI_QUERY:
+        keys.defaults.append("multi_query true")
+        return True
+    return True if several is True and not given else None
 
 
 def _kv_heads_of_blocks(keys: Keys, blocks: Sequence[Config], heads: Sequence[int | None]) -> list[int | None]:

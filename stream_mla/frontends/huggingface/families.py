@@ -46,7 +46,12 @@ LIKE_LLAMA = frozenset(
 )
 """Families beside those of `class_defaults`, whose keys are known: none of their sizes is assumed."""
 
-ONE_PER_HEAD = frozenset(names("baichuan qwen internlm aquila bert roberta persimmon jais skywork opt"))
+ONE_PER_HEAD = frozenset(
+    names(
+        "baichuan qwen internlm aquila bert roberta persimmon jais skywork opt moshi doge gpt2 gpt_neox gptj codegen "
+        "gpt_neo bloom xglm ctrl biogpt openai-gpt"
+    )
+)
 """Families that have keys and values for every head, and no key that says so."""
 
 MULTI_QUERY = frozenset({"falcon", "gpt_bigcode"})
@@ -106,9 +111,21 @@ FULL_EVERY: Mapping[str, int] = {
 FULL_FIRST_OF: Mapping[str, int] = {"cwm": 4, "granite_swa": 4}
 """As `FULL_EVERY`, with the layer of full attention the first of so many."""
 
-LINEAR_BUT_EVERY: Mapping[str, int] = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4, "olmo_hybrid": 4, "minimax": 8}
+LINEAR_BUT_EVERY: Mapping[str, int] = {"qwen3_next": 4, "qwen3_5": 4, "qwen3_5_moe": 4, "olmo_hybrid": 4}
 """Every so many layers, counted from 1, is one of full attention and the others are linear, where the config has no
-list. (MiniMax: the 7 lightning layers before each softmax layer of MiniMax-Text-01, arXiv 2501.08313.)"""
+list."""
+
+LAYERS_TO_BE_STATED: Mapping[str, str] = {
+    "minimax": "layer_types",
+    "granitemoehybrid": "layer_types",
+    "bamba": "attn_layer_indices",
+    "kimi_linear": "linear_attn_config",
+    "jamba": "attn_layer_period",
+    "nemotron_h": "hybrid_override_pattern",
+    "bailing_hybrid": "layer_group_size",
+    "laguna": "layer_types",
+}
+"""Families that have attention in some layers only, and the key that says in which: it is asked for."""
 
 WINDOW_UNLESS_OFF = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen2_vl", "smollm3", "dots1"})
 """Families whose windows are off unless `use_sliding_window` is true."""
@@ -141,8 +158,6 @@ FAMILY_NOTES: Mapping[str, str] = {
     "bloom": "ALiBi left out",
     "falcon_h1": "the Mamba mixer beside attention in each layer left out",
     "longcat_flash": "two attention layers in each layer",
-    "deepseek_v32": "every query attends to all keys, the sparse selection of DeepSeek Sparse Attention left out",
-    "glm_moe_dsa": "every query attends to all keys, the sparse selection of DeepSeek Sparse Attention left out",
 }
 """Sentences on what a family computes and its config does not say."""
 

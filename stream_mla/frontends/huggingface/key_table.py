@@ -35,6 +35,7 @@ HARMLESS = re.compile(
     r"|distributed.*|device.*|verbose|learned_pos_emb|tokenizer_class|adapter.*|peft.*|onnx.*|unsloth.*|block_(multiple_of"
     r"|auto.*|dim|ff.*)|enable_.*|slow_but_exact|n_layer_mtp|expansion_ratio|rescale_.*|hc_.*|num_codebooks|vision.*|image.*|video.*"
     r"|audio.*|mm_.*|.*projector.*|spatial_.*|temporal_.*|patch.*|trust_remote_code|revision|version"
+    r"|use_associative_scan|num_dense_layers|original_max.*|swiglu.*"
 )
 """Keys that leave attention as it is, unless they speak of it."""
 
@@ -56,7 +57,7 @@ HARMLESS_BY_NAME = re.compile(
     r"|shared_.*intermediate.*|.*_token_id|.*_token_index|num_logits_to_keep|vocab.*|pruned_heads|key_norm_eps"
     r"|(full|linear)_attn_(alpha|beta)_factor|block_group_size|tie_.*|laurel_rank|mamba_dt_rank|dt_rank|time_step_rank"
     r"|prefix_lm_.*|group_norm.*|.*group_norm_size|use_grouped_mm|ssm_.*|padded_vocab_size|window_layers|vision.*|image.*"
-    r"|video.*|audio.*|floor_scale|deepspeed.*|sparse_(step|layers)|share_.*embedd.*|use_mem_eff_path|hash.*|tensor_.*"
+    r"|video.*|audio.*|floor_scale|deepspeed.*|sparse_(step|layers)|share_.*embedd.*|block_size|use_mem_eff_path|hash.*|tensor_.*"
 )
 """Keys that speak of attention and leave its shapes and work as they are."""
 

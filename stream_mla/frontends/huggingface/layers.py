@@ -158,8 +158,8 @@ def _type_lists(keys: Keys, count: int) -> Labels | None:
         value = keys.get(key)
         if isinstance(value, list) and value:
             names = cast(list[object], value)
-            if key == "block_types":
-                names = (names * count)[:count]
+            if key == "block_types":  # of RecurrentGemma, whose attention has a window
+                names = [SLIDING if name == "attention" else name for name in (names * count)[:count]]
             if key == "attn_type_list":  # of MiniMax-Text-01: 0 is lightning attention
                 names = ["full" if name == 1 else "linear" for name in names]
             return _labelled(keys, key, names)
@@ -273,6 +273,10 @@ def _by_family(keys: Keys, count: int) -> Labels:
         every = families.LINEAR_BUT_EVERY[family]
         keys.defaults.append(f"one layer of full attention in {every}")
         return [FULL if (number + 1) % every == 0 else "linear_attention" for number in range(count)]
+    if family in families.LAYERS_TO_BE_STATED:
+        key = families.LAYERS_TO_BE_STATED[family]
+        keys.problem(f"required key {key!r} is missing, which says what layers have attention: add it", key)
+        return [FULL] * count
     window = window_of(keys)
     off = keys.get("use_sliding_window")
     first = keys.get("max_window_layers")
@@ -290,6 +294,9 @@ def _by_family(keys: Keys, count: int) -> Labels:
         every = families.FULL_FIRST_OF[family]
         keys.defaults.append(f"one layer of full attention in {every}")
         return [SLIDING if number % every else FULL for number in range(count)]
+    if family == "mimo_v2_flash":  # the layer_types of MiMoV2FlashConfig
+        keys.defaults.append("full attention in layer 0 and in every 6th")
+        return [FULL, *_full_every(6, count)[1:]]
     if family in families.WINDOW_UNLESS_OFF and isinstance(first, int):
         return [SLIDING if number >= first else FULL for number in range(count)]
     if family in families.WITHOUT_WINDOW:

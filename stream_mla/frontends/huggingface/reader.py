@@ -114,8 +114,9 @@ def _kinds(keys: Keys, layers: list[Layer], count: int, *, latent: bool) -> list
     names: dict[str, int] = {}
     kinds: list[LayerKind] = []
     for (label, attention, _), alike in grouped.items():
-        names[label] = names.get(label, 0) + 1
-        name = label if names[label] == 1 else f"{label}_{names[label]}"
+        stem = label if label not in names or alike[0].rotates else f"{label}_nope"
+        names[stem] = names.get(stem, 0) + 1
+        name = stem if names[stem] == 1 else f"{stem}_{names[stem]}"
         kinds.append(LayerKind(name=name, layers=len(alike), attention=attention, mask=alike[0].mask))
     return kinds
 
