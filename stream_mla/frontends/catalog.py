@@ -23,7 +23,7 @@ from stream_mla.workload.spec import Model
 _MODELS = "workloads"
 _ACCELERATORS = "accelerators"
 _OWN_KEYS = {
-    Model: ("layers", "attention", "precision", "layer_kinds"),
+    Model: ("layers", "attention", "precision"),
     Accelerator: ("clock", "cores", "dram", "links"),
     CoreType: ("array", "vector", "registers", "sram"),
 }

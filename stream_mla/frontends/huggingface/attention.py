@@ -166,9 +166,9 @@ def _kv_heads(
     keys: Keys, heads: Sequence[int | None], count: int, *, known: bool, default: int | None
 ) -> list[int | None]:
     """Return the key-value heads of each layer: never one per head where nothing says so."""
-    blocks = keys.get("block_configs")
-    if isinstance(blocks, list):
-        return _kv_heads_of_blocks(keys, cast(list[Config], blocks), heads)
+    blocks = keys.mappings("block_configs")
+    if blocks is not None:
+        return _kv_heads_of_blocks(keys, blocks, heads)
     given, shared = keys.get(*NAMES["kv_heads"]), _multi_query(keys)
     if shared is True:
         return [1] * count
@@ -219,7 +219,8 @@ def _kv_heads_of_blocks(keys: Keys, blocks: Sequence[Config], heads: Sequence[in
     """Return the key-value heads of blocks that give the heads of a group (nemotron-nas); None without attention."""
     found: list[int | None] = []
     for number, block in enumerate(blocks):
-        attention = cast(Config, block.get("attention") or {})
+        value = block.get("attention")
+        attention = cast(Config, value) if isinstance(value, dict) else {"no_op": True}
         group, all_heads = attention.get("n_heads_in_group"), heads[min(number, len(heads) - 1)]
         kv_heads = attention.get("num_key_value_heads")
         path = f"block_configs[{number}].attention.n_heads_in_group"

@@ -38,6 +38,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Quantity -> the keys that give it, the usual one first."""
 
+MOST_LAYERS = 10_000
+"""A model has at most this many layers, a hundred times what the deepest published ones have; each is looked at."""
 LARGEST = 10**9
 """No size of a layer is larger than this; it keeps products of sizes in range."""
 
@@ -111,6 +113,18 @@ class Keys:
             if all(isinstance(item, int) for item in items):
                 return [int(cast(int, item)) for item in items]
         self.problem(f"expected a list of whole numbers, got {shortened(cast(object, value))}", key)
+        return None
+
+    def mappings(self, key: str) -> list[Config] | None:
+        """Return a list of mappings, or None where there is none."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if isinstance(value, list):
+            items = cast(list[object], value)
+            if all(isinstance(item, dict) for item in items):
+                return [cast(Config, item) for item in items]
+        self.problem(f"expected a list of mappings, got {shortened(cast(object, value))}", key)
         return None
 
     def share(self, value: object, key: str) -> float | None:

@@ -209,13 +209,13 @@ def _indices(keys: Keys, count: int) -> Labels | None:
 
 def _blocks(keys: Keys, count: int) -> Labels | None:
     """Blocks of their own kind each (nemotron-nas): some have no attention, or a linear layer in its place."""
-    blocks = keys.get("block_configs")
-    if not isinstance(blocks, list):
+    blocks = keys.mappings("block_configs")
+    if blocks is None:
         return None
-    keys.asked.add("block_configs")
     labels: Labels = []
-    for number, block in enumerate(cast(list[Config], blocks)):
-        attention = cast(Config, block.get("attention") or {})
+    for number, block in enumerate(blocks):
+        value = block.get("attention")
+        attention = cast(Config, value) if isinstance(value, dict) else {"no_op": True}
         if attention.get("no_op") or attention.get("replace_with_linear"):
             labels.append("no_op" if attention.get("no_op") else "linear")
         else:
@@ -234,10 +234,15 @@ def _windows(keys: Keys, count: int) -> Labels | None:
         return [SLIDING if item else FULL for item in hybrid]
     types = keys.get("attention_types")  # of GPT-Neo: pairs of types and how often they come
     if isinstance(types, list):
-        pairs = cast(list[tuple[list[object], int]], types)
-        return _labelled(
-            keys, "attention_types", [name for names, times in pairs for _ in range(times) for name in names]
-        )
+        try:
+            pairs = [(list(names), int(times)) for names, times in cast(list[tuple[list[object], int]], types)]
+        except (TypeError, ValueError):
+            keys.problem(
+                f"expected pairs of types and a number, got {shortened(cast(object, types))}", "attention_types"
+            )
+            return [FULL] * count
+        names = [name for names, times in pairs for _ in range(min(times, count)) for name in names]
+        return _labelled(keys, "attention_types", names)
     pattern = keys.get("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
     if isinstance(pattern, str) and pattern:
         repeated = (pattern * count)[:count]

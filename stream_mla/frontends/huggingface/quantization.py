@@ -113,7 +113,7 @@ def _quantised_bits(config: Config, method: str) -> int | None:
     groups = config.get("config_groups")
     if isinstance(groups, dict):
         for group in cast(dict[str, Config], groups).values():
-            weights = group.get("weights")
+            weights = group.get("weights") if isinstance(cast(object, group), dict) else None
             if isinstance(weights, dict) and _targets_attention(group.get("targets")):
                 return _whole(cast(Config, weights).get("num_bits"))
         return 0 if groups else None  # no group has attention: see `_kept`
@@ -241,7 +241,9 @@ def _activation_note(config: Config, bits: int) -> str | None:
     """Say that activations are quantised before products, where they are; the model multiplies them in full width."""
     groups = config.get("config_groups")
     inputs = [
-        group.get("input_activations") for group in cast(dict[str, Config], groups).values()
+        group.get("input_activations")
+        for group in cast(dict[str, Config], groups).values()
+        if isinstance(cast(object, group), dict)
     ] if isinstance(groups, dict) else []  # fmt: skip
     if config.get("activation_scheme") or any(inputs):
         return f"activations are multiplied in {bits} bit, their quantization before each product left out"

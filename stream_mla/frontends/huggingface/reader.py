@@ -13,7 +13,7 @@ from stream_mla.errors import SpecError
 from stream_mla.frontends.huggingface import families, key_table
 from stream_mla.frontends.huggingface.attention import grouped_attention, is_latent, latent_attention
 from stream_mla.frontends.huggingface.class_defaults import GROUPED, LATENT, VERSION
-from stream_mla.frontends.huggingface.config import NAMES, NESTED, Config, Keys
+from stream_mla.frontends.huggingface.config import MOST_LAYERS, NAMES, NESTED, Config, Keys
 from stream_mla.frontends.huggingface.layers import CHUNKED, FULL, Layer, attention_layers
 from stream_mla.frontends.huggingface.quantization import precision_of
 from stream_mla.workload.spec import Attention, LayerKind, Model
@@ -96,6 +96,9 @@ def _layer_count(keys: Keys) -> int | None:
         keys.get(*NAMES["layers"])
     else:
         count = keys.size("layers", default)
+    if count is not None and count > MOST_LAYERS:
+        keys.problem(f"expected at most {MOST_LAYERS:,} layers, got {count}", keys.given("layers"))
+        return None
     return None if count is None else count * times
 
 
