@@ -434,7 +434,7 @@ def test_kinds_of_layers_of_a_model_file(tmp_path: Path):
     [
         ("mask: causal", "mask: diagonal", "'diagonal' is not a mask: use causal or none @ layer_kinds[1].mask"),
         ("window: 1024", "window: 0", "window must be at least 1, got 0 @ layer_kinds[0]"),
-        ("window: 1024", "window: 1024\\n    mask: none", "window needs a causal mask @ layer_kinds[0]"),
+        ("window: 1024", "window: 1024\n    mask: none", "window needs a causal mask @ layer_kinds[0]"),
         ("layer: full", "layer: other", "'other' is no name of layer_kinds: use one of sliding, full @ layer"),
         ("name: full", "name: sliding", "'full' is no name of layer_kinds: use one of sliding, sliding @ layer"),
     ],
@@ -444,7 +444,7 @@ def test_problems_of_kinds_of_layers(tmp_path: Path, old: str, new: str, problem
 
 
 def test_masks_of_shipped_models():
-    masks = {name: load_model(name).mask for name in catalog.model_names()}
+    masks = {name: load_model(name).mask for name in model_names()}
     letter = {name for name, mask in masks.items() if mask == NO_MASK}
     assert letter == {"deepseek_v3_letter", "mha_large", "mha_scaled"}
     assert {mask for name, mask in masks.items() if name not in letter} == {CAUSAL}

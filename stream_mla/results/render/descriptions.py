@@ -3,24 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from stream_mla.hardware.accelerator import Accelerator, CoreType
+from stream_mla.units import digits, with_prefix
 from stream_mla.workload.spec import LatentAttention, Mask, Model
-
-
-def with_prefix(value: float, unit: str) -> str:
-    """Write a number with four digits and an SI prefix, as `474.0 us`."""
-    scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
-    scale, prefix = next((entry for entry in scales if value >= 0.99995 * entry[0]), scales[-1])
-    if value == 0 or (scale < 1 and unit != "s"):
-        scale, prefix = 1.0, ""
-    return f"{digits(value / scale)} {prefix}{unit}".rstrip()
-
-
-def digits(value: float) -> str:
-    """Write four digits, more only where the integer part has more, none of them as an exponent."""
-    for decimals, limit in ((3, 10), (2, 100), (1, 1000)):
-        if round(value, decimals) < limit:
-            return f"{value:.{decimals}f}"
-    return f"{value:,.0f}"
 
 
 def model_line(model: Model) -> str:
@@ -30,18 +14,18 @@ def model_line(model: Model) -> str:
     if isinstance(shape, LatentAttention):
         ranks = f"query rank {shape.query_rank or 'none'}, kv rank {shape.kv_rank}"
         heads = f"{shape.heads} heads of {shape.nope_dim} + {shape.rope_dim}, {ranks}"
-        return f"MLA, {model.layers} layers, model dim {shape.model_dim}, {heads}, {_seen(model.mask)}, {bits}"
+        return f"MLA, {model.layers} layers, model dim {shape.model_dim}, {heads}, {_seen(model.mask)}{bits}"
     kind = "MHA" if shape.kv_heads == shape.heads else "MQA" if shape.kv_heads == 1 else "GQA"
     size = f"{shape.head_dim}" if shape.value_dim == shape.head_dim else f"{shape.head_dim} / {shape.value_dim}"
     heads = f"{shape.heads} heads of {size}, {shape.kv_heads} kv heads"
-    return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {_seen(model.mask)}, {bits}"
+    return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {_seen(model.mask)}{bits}"
 
 
 def _seen(mask: Mask) -> str:
-    """Say which keys a query sees."""
-    window = f", window {mask.window:,}" if mask.window is not None else ""
-    chunk = f", chunks of {mask.chunk:,}" if mask.chunk is not None else ""
-    return f"{'causal' if mask.causal else 'no mask'}{window}{chunk}"
+    """Say which keys a query sees, where that is not all up to its own, with a comma after it."""
+    window = f"window {mask.window:,}, " if mask.window is not None else ""
+    chunk = f"chunks of {mask.chunk:,}, " if mask.chunk is not None else ""
+    return f"{'' if mask.causal else 'no mask, '}{window}{chunk}"
 
 
 def accelerator_line(accelerator: Accelerator) -> str:
