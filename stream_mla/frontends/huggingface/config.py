@@ -38,8 +38,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Quantity -> the keys that give it, the usual one first."""
 
-MOST_LAYERS = 10_000
-"""A model has at most this many layers, a hundred times what the deepest published ones have; each is looked at."""
+MOST_LAYERS = 1000
+"""A model has at most this many layers, several times what the deepest published ones have; each is looked at."""
 LARGEST = 10**9
 """No size of a layer is larger than this; it keeps products of sizes in range."""
 

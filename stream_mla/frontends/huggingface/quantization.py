@@ -173,12 +173,36 @@ def _kept(config: Config, layers: Sequence[int], kind: str) -> Iterator[bool]:
     lists = (config.get(key) for key in _SKIP_KEYS)
     patterns = [str(item) for found in lists if isinstance(found, list) for item in cast(list[object], found)]
     modules = _module_names(config)
+    # patterns without a digit say the same of all layers, and most others name one layer
+    of_all = [pattern for pattern in patterns if not any(sign.isdigit() for sign in pattern)]
+    of_one: dict[int, list[str]] = {}
+    others: list[str] = []
+    for pattern in (pattern for pattern in patterns if any(sign.isdigit() for sign in pattern)):
+        named = _ONE_LAYER.search(pattern)
+        if named is not None and not pattern.startswith("re:"):
+            of_one.setdefault(int(named.group(1)), []).append(pattern)
+        else:
+            others.append(pattern)
+    everywhere = [_found(of_all, _names_of(0, aliases)) for aliases in _PROJECTIONS[kind]]
     for number in layers:
-        for aliases in _PROJECTIONS[kind]:
-            names = [f"model.layers.{number}.{block}.{alias}" for block in _BLOCKS for alias in aliases]
-            yield any(_matches(pattern, name) for pattern in patterns for name in names) or (
-                bool(modules) and not any(_matches(module, name) for module in modules for name in names)
-            )
+        own = [*of_one.get(number, ()), *others]
+        for aliases, always in zip(_PROJECTIONS[kind], everywhere, strict=True):
+            names = _names_of(number, aliases)
+            yield always or _found(own, names) or (bool(modules) and not _found(modules, names))
+
+
+_ONE_LAYER = re.compile(r"layers\.(\d{1,6})(?:\.|$)")
+"""The number of a layer in the path of a module."""
+
+
+def _names_of(number: int, aliases: Sequence[str]) -> list[str]:
+    """Return the paths that a projection of one layer may have."""
+    return [f"model.layers.{number}.{block}.{alias}" for block in _BLOCKS for alias in aliases]
+
+
+def _found(patterns: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether any pattern means any of the modules."""
+    return any(_matches(pattern, name) for pattern in patterns for name in names)
 
 
 def _module_names(config: Config) -> list[str]:
