@@ -45,6 +45,7 @@ class Point:
         accelerator: "str | PathLike[str] | Accelerator",
         *,
         scheme: str | None = DEFAULTS.scheme,
+        layer: str | None = DEFAULTS.layer,
         context: int = DEFAULTS.context,
         query: int = DEFAULTS.query,
         prefill: bool = DEFAULTS.prefill,

@@ -57,6 +57,8 @@ class Settings:
 
     scheme: str | None = None
     """Name of the order of execution; models with grouped queries have a default, models with latents have none."""
+    layer: str | None = None
+    """Kind of attention layer, where the model has several; without it, the kind that the model has chosen."""
     context: int = 4096
     """Tokens in the cache before the step; with `prefill`, the new tokens."""
     query: int = 1
@@ -118,6 +120,11 @@ def point_fields(
     for name in unknown:
         reader.note(name, f"no such option: {nearest(name, NAMES)}")
     found_model = reader.loaded("model", model, Model, load_model)
+    if found_model is not None and settings.layer is not None:
+        try:
+            found_model = found_model.with_layer(str(settings.layer))
+        except ValueError as error:
+            reader.note("layer", str(error))
     machine = reader.loaded("accelerator", accelerator, Accelerator, load_accelerator)
     prefill = reader.flag("prefill", settings.prefill)
     context, query = reader.whole("context", settings.context, 0), reader.whole("query", settings.query, 1)

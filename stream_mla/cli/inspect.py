@@ -80,7 +80,8 @@ def show(arguments: argparse.Namespace) -> int:
 
     found = _load(arguments.name)
     if isinstance(found, Model):
-        facts = descriptions.model_facts(found, parameters(found))
+        kinds = [found.with_layer(kind.name) if kind.name else found for kind in found.kinds]
+        facts = descriptions.model_facts(found, [parameters(kind) for kind in kinds])
     elif isinstance(found, Accelerator):
         facts = descriptions.accelerator_facts(found)
     else:

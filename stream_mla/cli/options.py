@@ -36,6 +36,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
         "--query", metavar="N", type=positive, default=DEFAULTS.query, help="new tokens per request (default: 1)"
     )
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
+    add("--layer", metavar="KIND", help="which kind of attention layer, where the model has several; see show MODEL")
     add("--batch", metavar="N", type=positive, default=DEFAULTS.batch, help="requests (default: 1)")
     add("--bits", metavar="TENSOR=N,...", type=bits, default={}, help=f"of {', '.join(TENSORS)}")
     parser.set_defaults(fail=parser.error)
@@ -104,7 +105,13 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
     from stream_mla.workload.lowering.attention import lower
 
     model, accelerator = load_model(arguments.model), load_accelerator(arguments.accelerator)
-    given = {name: getattr(arguments, name) for name in NAMES if name not in ("scheme", "tile", "latency_cap")}
+    if arguments.layer is not None:
+        try:
+            model = model.with_layer(arguments.layer)
+        except ValueError as error:
+            arguments.fail(f"argument --layer: {error}")
+    own = ("scheme", "layer", "tile", "latency_cap")
+    given = {name: getattr(arguments, name) for name in NAMES if name not in own}
     cap = arguments.latency_cap
     given["latency_cap"] = f"{cap!r} s" if isinstance(cap, float) else cap
     try:

@@ -13,14 +13,12 @@ from typing import Any, cast
 import yaml
 
 from stream_mla.errors import SpecError
-from stream_mla.frontends.huggingface import model_of
+from stream_mla.frontends.huggingface.reader import model_of
+from stream_mla.frontends.model_file import KINDS, ModelReader, unstructure_model
 from stream_mla.frontends.schema import FAILED, Failed, Reader, join, unstructure, words
 from stream_mla.frontends.system_file import SystemReader, unstructure_system
 from stream_mla.hardware.accelerator import Accelerator, CoreType
-from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Model
-
-KINDS = {"latent": LatentAttention, "grouped_query": GroupedQueryAttention}
-"""The value of `attention.kind` in a model file."""
+from stream_mla.workload.spec import Model
 
 _MODELS = "workloads"
 _ACCELERATORS = "accelerators"
@@ -93,7 +91,13 @@ LINE_BREAKS = "\x85\u2028\u2029"
 
 def dump(value: Model | Accelerator | CoreType) -> str:
     """Return YAML text, complete in itself, that loads as `value` again."""
-    data = unstructure_system(value) if isinstance(value, Accelerator) else unstructure(value, type(value), KINDS)
+    match value:
+        case Accelerator():
+            data = unstructure_system(value)
+        case Model():
+            data = unstructure_model(value)
+        case _:
+            data = unstructure(value, type(value), KINDS)
 
     def text(*, escape: bool) -> str:
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=not escape, default_flow_style=None, width=200)
@@ -127,7 +131,9 @@ def _find(name_or_path: str, kind: str) -> Path:
 
 def _load(cls: type, file: Path) -> Model | Accelerator | CoreType:
     reader = Reader(KINDS)
-    if cls is Accelerator:
+    if cls is Model:
+        reader = ModelReader()
+    elif cls is Accelerator:
         reader = SystemReader(lambda name, core_reader: _yaml(file.parent / name, core_reader))
     data = _yaml(file, reader)
     value: Any = FAILED if data is FAILED else reader.read(cls, data, "")

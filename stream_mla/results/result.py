@@ -119,6 +119,12 @@ class Result(ShortTable):
     point_sha256: str
     """Fingerprint of all inputs, the model's and the machine's numbers included."""
     versions: Mapping[str, str]
+    layer: str = ""
+    """The kind of the layer, where the model has several; empty where all its layers are alike."""
+    source: str = ""
+    """Where the numbers of the model come from."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the result leaves out or assumes of the published model."""
     passes: tuple[SegmentResult, ...] = ()
     """Where the layer is too large to be scheduled as a whole: its parts, one after the other. Then `tiling`, `spilled`
     and the like are of all of them, and the bounds hold for schedules in these passes.

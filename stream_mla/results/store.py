@@ -154,8 +154,15 @@ def differences(stored: Stored, point: Point) -> list[str]:
     return [
         f"{path.removeprefix('.')} is {_shown(there, path)} there and {_shown(here, path)} here"
         for path in paths
-        if path.rpartition(".")[2] != "source" and there.get(path, Ellipsis) != here.get(path, Ellipsis)
+        if not _only_said(path) and there.get(path, Ellipsis) != here.get(path, Ellipsis)
     ]
+
+
+def _only_said(path: str) -> bool:
+    """Whether a leaf says something of a model that its result does not depend on."""
+    return path.rpartition(".")[2] == "source" or path.startswith(
+        ("workload.model.notes", "workload.model.layer_kinds")
+    )
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

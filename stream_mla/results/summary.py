@@ -101,6 +101,9 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         tile_sizes=dict(point.tile_sizes),
         point_sha256=point.sha256,
         versions=versions(),
+        layer=point.workload.model.layer,
+        source=point.workload.model.source,
+        notes=point.workload.model.notes,
     )
 
 

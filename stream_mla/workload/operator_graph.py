@@ -7,7 +7,8 @@ from the tensors, never stored. The indices are defined once, here:
     b batch            q query token      k key token          h head
     g key-value group  j head of a group  d model dimension    e model dimension of the output
     r query rank       c kv rank          n no-position dim    p rotary dim     v value dim
-    u latent cache row (c then p)         f hidden dimension of a feed-forward network
+    u row of a cache that is rotated in part: latents (c then p), or keys (n then p)
+    f hidden dimension of a feed-forward network
     t chunk of keys    s split of keys    w the two softmax statistics (maximum, sum)
     o split of a contraction
 
@@ -70,6 +71,8 @@ class Kind(StrEnum):
     """It is the activation x sigmoid(x), element by element."""
     PRODUCT = "product"
     """It multiplies two tensors element by element."""
+    GATE = "gate"
+    """It multiplies the first input by the sigmoid of the second, element by element."""
 
 
 CONTRACTIONS = (Kind.EINSUM, Kind.ATTEND)

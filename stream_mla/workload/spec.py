@@ -1,11 +1,12 @@
-"""What is computed: the shape of one attention layer, the tokens of one step, and the precision.
+"""What is computed: the shape of one attention layer, the keys it sees, the tokens of one step, and the precision.
 
 Prefill and decode are not modes. A step computes `query_tokens` new tokens per request against
 `cached_tokens` that are already in the cache; the keys attended are both together. Decode is
 `query_tokens=1`, prefill is `cached_tokens=0`, chunked prefill and speculative decode lie between.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from stream_mla.units import Bits
 
@@ -25,15 +26,32 @@ class GroupedQueryAttention:
     heads: int
     kv_heads: int
     head_dim: int
+    """Dimensions of each head's queries and keys."""
+    value_dim: int = cast(int, None)
+    """Dimensions of each head's values; not given, it is `head_dim`, which is what MHA, GQA and MQA mean."""
     rope_dim: int
-    """Dimensions of each head that are rotated: `head_dim` for Llama, 0 for no RoPE."""
+    """Dimensions of each head that are rotated, an even number: `head_dim` for Llama, less for partial RoPE, 0 for
+    no RoPE.
+    """
+    output_gate: bool = False
+    """Whether a gate is projected beside the query, by which the context is multiplied after a sigmoid
+    (Gated Attention, arXiv 2505.06708)."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "model_dim", "heads", "kv_heads", "head_dim")
+        if cast(int | None, self.value_dim) is None:
+            object.__setattr__(self, "value_dim", self.head_dim)
+        _require_positive(self, "model_dim", "heads", "kv_heads", "head_dim", "value_dim")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.rope_dim not in (0, self.head_dim):
-            raise ValueError(f"rope_dim must be 0 or head_dim ({self.head_dim}), got {self.rope_dim}")
+        if self.rope_dim % 2 or not 0 <= self.rope_dim <= self.head_dim:
+            raise ValueError(
+                f"rope_dim must be an even number from 0 to head_dim ({self.head_dim}), got {self.rope_dim}"
+            )
+
+    @property
+    def cache_elements(self) -> int:
+        """Elements of the cache per token."""
+        return self.kv_heads * (self.head_dim + self.value_dim)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +77,11 @@ class LatentAttention:
         if self.rope_dim < 0 or self.rope_dim % 2:
             raise ValueError(f"rope_dim must be even and not negative, got {self.rope_dim}")
 
+    @property
+    def cache_elements(self) -> int:
+        """Elements of the cache per token."""
+        return self.kv_rank + self.rope_dim
+
 
 Attention = GroupedQueryAttention | LatentAttention
 
@@ -75,22 +98,6 @@ class Precision:
 
     def __post_init__(self) -> None:
         _require_positive(self, "weights", "cache", "activations", "partials")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """One attention layer of a published model, with where its numbers come from."""
-
-    name: str
-    source: str
-    layers: int
-    """Attention layers in the whole model; one of them is simulated."""
-    attention: Attention
-    precision: Precision
-    """What the model is stored and run in; a run may override it."""
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +122,75 @@ class Mask:
 
 NO_MASK = Mask(causal=False)
 """Every query attends to every key, as the letter counts."""
+CAUSAL = Mask(causal=True)
+"""Every query attends to its own key and all before it, as in every decoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """The attention layers of a model that are alike."""
+
+    name: str
+    layers: int
+    """Layers of this kind in the whole model."""
+    attention: Attention
+    mask: Mask
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One attention layer of a published model, with where its numbers come from."""
+
+    name: str
+    source: str
+    layers: int
+    """Attention layers in the whole model, of all kinds; one of them is simulated."""
+    attention: Attention
+    """The shape of the layer that is simulated."""
+    precision: Precision
+    """What the model is stored and run in; a run may override it."""
+    mask: Mask = CAUSAL
+    """The keys that each query of the simulated layer attends to; causal where a model does not say otherwise."""
+    layer: str = ""
+    """The kind of the layer that is simulated; empty where all layers are alike."""
+    layer_kinds: tuple[LayerKind, ...] = ()
+    """All kinds of attention layers, where there are several; empty where all layers are alike."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what is left out or assumed of the published model; they follow every result."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "layers")
+        if not self.layer_kinds:
+            if self.layer:
+                raise ValueError(f"layer is {self.layer!r}, and there are no layer_kinds")
+            return
+        names = [kind.name for kind in self.layer_kinds]
+        if len(set(names)) < len(names):
+            raise ValueError(f"layer_kinds must have different names, got {', '.join(names)}")
+        kinds = {kind.name: kind for kind in self.layer_kinds}
+        if self.layer not in kinds:
+            raise ValueError(f"layer must be one of layer_kinds ({', '.join(kinds)}), got {self.layer!r}")
+        if (self.attention, self.mask) != (kinds[self.layer].attention, kinds[self.layer].mask):
+            raise ValueError(f"attention and mask must be those of layer {self.layer}")
+        if self.layers != (total := sum(kind.layers for kind in self.layer_kinds)):
+            raise ValueError(f"layers must be the sum of layer_kinds ({total}), got {self.layers}")
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """All kinds of attention layers, one at least."""
+        alike = LayerKind(name=self.layer, layers=self.layers, attention=self.attention, mask=self.mask)
+        return self.layer_kinds or (alike,)
+
+    def with_layer(self, name: str) -> "Model":
+        """Return the model with another kind of layer simulated; ValueError where there is none of this name."""
+        kinds = {kind.name: kind for kind in self.layer_kinds}
+        if name not in kinds:
+            known = f"use one of {', '.join(kinds)}" if kinds else "all its layers are alike"
+            raise ValueError(f"{self.name} has no layer kind {name!r}: {known}")
+        return replace(self, layer=name, attention=kinds[name].attention, mask=kinds[name].mask)
 
 
 @dataclass(frozen=True, kw_only=True)

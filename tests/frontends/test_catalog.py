@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stream_mla.errors import SpecError
 from stream_mla.frontends.catalog import accelerator_names, check, dump, load_accelerator, load_model, model_names
 from stream_mla.hardware.accelerator import Accelerator, Core, CoreType, Dram
-from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Model, Precision
+from stream_mla.workload.spec import CAUSAL, NO_MASK, GroupedQueryAttention, LatentAttention, Mask, Model, Precision
 
 CORE = """\
 name: small_core
@@ -187,7 +187,8 @@ def test_seven_mistakes_give_seven_messages(tmp_path: Path):
         (
             "layers: 2",
             "layers: 2\nzoo: 1",
-            "unknown key 'zoo': remove it, or use one of name, source, layers, attention, precision @ zoo",
+            "unknown key 'zoo': remove it, or use one of name, source, layers, attention, precision, "
+            "notes, mask, window, chunk @ zoo",
         ),
         (
             "  heads: 4",
@@ -394,3 +395,56 @@ def test_shipped_accelerator_loads_and_survives_writing(tmp_path: Path, name: st
     written = load_accelerator(write_text(tmp_path, dump(accelerator)))
     assert isinstance(written, Accelerator)
     assert written == accelerator
+
+
+KINDS_OF_LAYERS = """
+name: mixed
+source: test
+layer: full
+layer_kinds:
+  - name: sliding
+    layers: 5
+    attention: {kind: grouped_query, model_dim: 64, heads: 4, kv_heads: 2, head_dim: 16, rope_dim: 8}
+    window: 1024
+  - name: full
+    layers: 1
+    attention: {kind: grouped_query, model_dim: 64, heads: 4, kv_heads: 2, head_dim: 32, value_dim: 16, rope_dim: 0}
+    mask: causal
+precision: {weights: 8 bit, cache: 8 bit, activations: 8 bit, partials: 32 bit}
+notes: [soft capping left out]
+"""
+
+
+def test_kinds_of_layers_of_a_model_file(tmp_path: Path):
+    model = load_model(write_text(tmp_path, KINDS_OF_LAYERS))
+    assert (model.layers, model.layer, model.mask, model.notes) == (6, "full", CAUSAL, ("soft capping left out",))
+    assert model.attention == model.kinds[1].attention
+    sliding = model.with_layer("sliding")
+    assert sliding.mask == Mask(causal=True, window=1024)
+    # values are as wide as keys where the file does not say otherwise
+    assert (sliding.attention.value_dim, sliding.attention.rope_dim) == (16, 8)
+    for value in (model, sliding):
+        assert load_model(write_text(tmp_path, dump(value))) == value
+    with pytest.raises(ValueError, match="mixed has no layer kind 'other': use one of sliding, full"):
+        model.with_layer("other")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("mask: causal", "mask: diagonal", "'diagonal' is not a mask: use causal or none @ layer_kinds[1].mask"),
+        ("window: 1024", "window: 0", "window must be at least 1, got 0 @ layer_kinds[0]"),
+        ("window: 1024", "window: 1024\n    mask: none", "window needs a causal mask @ layer_kinds[0]"),
+        ("layer: full", "layer: other", "'other' is no name of layer_kinds: use one of sliding, full @ layer"),
+        ("name: full", "name: sliding", "'full' is no name of layer_kinds: use one of sliding, sliding @ layer"),
+    ],
+)
+def test_problems_of_kinds_of_layers(tmp_path: Path, old: str, new: str, problem: str):
+    assert problems_of(write_text(tmp_path, KINDS_OF_LAYERS.replace(old, new))) == [problem]
+
+
+def test_masks_of_shipped_models():
+    masks = {name: load_model(name).mask for name in model_names()}
+    letter = {name for name, mask in masks.items() if mask == NO_MASK}
+    assert letter == {"deepseek_v3_letter", "mha_large", "mha_scaled"}
+    assert {mask for name, mask in masks.items() if name not in letter} == {CAUSAL}

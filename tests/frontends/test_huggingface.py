@@ -1,4 +1,4 @@
-"""Models from `config.json`: the two families, what they leave out, and what is wrong with them."""
+"""Models from `config.json`: the families, sizes, names, and what is wrong with them."""
 
 import json
 from pathlib import Path
@@ -92,8 +92,11 @@ def test_llama(tmp_path: Path):
 
 def test_llama_without_key_value_heads_has_one_per_head(tmp_path: Path):
     config = without(LLAMA, "num_key_value_heads") | {"head_dim": 64}
-    attention = load_model(write(tmp_path, config)).attention
-    assert attention == GroupedQueryAttention(model_dim=4096, heads=32, kv_heads=32, head_dim=64, rope_dim=64)
+    model = load_model(write(tmp_path, config))
+    assert model.attention == GroupedQueryAttention(model_dim=4096, heads=32, kv_heads=32, head_dim=64, rope_dim=64)
+    assert model.notes == (
+        "not in the config, defaults of LlamaConfig (transformers 5.24.0): num_key_value_heads as num_attention_heads",
+    )
 
 
 @pytest.mark.parametrize("wrapper", ["text_config", "language_config", "llm_config"])
@@ -123,29 +126,6 @@ def test_dtype(tmp_path: Path, key: str, dtype: str, bits: int):
     assert precision == Precision(weights=bits, cache=bits, activations=bits, partials=32)
 
 
-@pytest.mark.parametrize(
-    ("extra", "left_out"),
-    [
-        ({"sliding_window": 4096}, "every query attends to all keys, sliding_window left out"),
-        ({"index_topk": 2048}, "every query attends to all keys, index_topk left out"),
-        ({"partial_rotary_factor": 0.5}, "RoPE on whole heads, partial_rotary_factor left out"),
-        (
-            {"quantization_config": {"quant_method": "mxfp4"}},
-            "weights in the dtype of the config, quantization mxfp4 left out",
-        ),
-    ],
-)
-def test_what_is_not_modelled_is_named(tmp_path: Path, extra: dict[str, object], left_out: str):
-    model = load_model(write(tmp_path, LLAMA | extra))
-    assert model.source == f"config.json of some-model; {left_out}"
-    assert model.precision == SIXTEEN
-
-
-def test_unused_sliding_window_is_not_named(tmp_path: Path):
-    model = load_model(write(tmp_path, LLAMA | {"sliding_window": 4096, "use_sliding_window": False}))
-    assert model.source == "config.json of some-model"
-
-
 def test_name_of_a_config_that_is_called_otherwise(tmp_path: Path):
     assert load_model(write(tmp_path, LLAMA, "llama.json")).name == "llama"
     named = LLAMA | {"_name_or_path": "meta-llama/Meta-Llama-3-8B"}
@@ -156,17 +136,21 @@ def test_name_of_a_config_that_is_called_otherwise(tmp_path: Path):
     ("config", "problems"),
     [
         (
-            without(DEEPSEEK, "v_head_dim", "q_lora_rank", "torch_dtype") | {"num_hidden_layers": "61"},
+            without(DEEPSEEK, "v_head_dim", "q_lora_rank", "torch_dtype")
+            | {"num_hidden_layers": "61", "model_type": "own"},
             [
                 "expected a whole number of at least 1, got '61' @ num_hidden_layers",
-                "required key 'torch_dtype' is missing: add it @ torch_dtype",
                 "required key 'q_lora_rank' is missing: add it, null where queries are not compressed @ q_lora_rank",
                 "required key 'v_head_dim' is missing: add it @ v_head_dim",
+                "required key 'torch_dtype' is missing: add it @ torch_dtype",
             ],
         ),
-        (DEEPSEEK | {"qk_rope_head_dim": 63}, ["expected an even number, got 63 @ qk_rope_head_dim"]),
         (
-            {"text_config": without(LLAMA, "hidden_size")},
+            DEEPSEEK | {"qk_rope_head_dim": 63},
+            ["expected an even number, for RoPE rotates pairs, got 63 @ qk_rope_head_dim"],
+        ),
+        (
+            {"text_config": without(LLAMA, "hidden_size", "model_type")},
             ["required key 'hidden_size' is missing: add it @ text_config.hidden_size"],
         ),
         (
@@ -183,10 +167,14 @@ def test_name_of_a_config_that_is_called_otherwise(tmp_path: Path):
         ),
         (
             {"model_type": "mamba", "d_model": 768},
+            ["model_type 'mamba' is refused: it has no attention over cached keys @ model_type"],
+        ),
+        (
+            {"model_type": "own"},
             [
-                "model_type 'mamba' is of no known family: a config needs hidden_size, num_attention_heads, "
-                "num_hidden_layers, and for latent attention q_lora_rank, kv_lora_rank, qk_nope_head_dim, "
-                "qk_rope_head_dim, v_head_dim; write a model file instead @ top level"
+                "model_type 'own' is of no known family, and no sizes are given: a config needs hidden_size, "
+                "num_attention_heads, num_key_value_heads, num_hidden_layers, and for latent attention q_lora_rank, "
+                "kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim; write a model file instead @ top level"
             ],
         ),
         ([1], ["expected a JSON object, got [1]: give the config.json of a model @ top level"]),

@@ -135,6 +135,11 @@ def _product(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> No
     _view(operator.outputs[0], tile, arrays)[...] = first * second
 
 
+def _gate(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
+    source, gate = (_view(operand, tile, arrays) for operand in operator.inputs)
+    _view(operator.outputs[0], tile, arrays)[...] = source / (1 + np.exp(-gate))
+
+
 _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.EINSUM: _einsum,
     Kind.ATTEND: _attend,
@@ -145,4 +150,5 @@ _RUN: Mapping[Kind, Callable[[Operator, Tile, Mapping[str, Floats]], None]] = {
     Kind.ROPE: _rope,
     Kind.SILU: _silu,
     Kind.PRODUCT: _product,
+    Kind.GATE: _gate,
 }

@@ -17,6 +17,8 @@ OPERATIONS_PER_ELEMENT = {
     Kind.NORM: 3,
     # two products and a sum for each element of a rotated pair.
     Kind.ROPE: 3,
+    # sigmoid 4 (as above), product 1.
+    Kind.GATE: 5,
     # scale each part and add it: counted per element of a part; the division adds 1 per element of the result.
     Kind.MERGE: 2,
     # add each part but the first: counted per element of a part, less 1 per element of the result.

@@ -1,10 +1,10 @@
 """What people read of models and machines: how they were understood, and what follows from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stream_mla.hardware.accelerator import Accelerator, CoreType
 from stream_mla.units import digits, with_prefix
-from stream_mla.workload.spec import LatentAttention, Model
+from stream_mla.workload.spec import LatentAttention, Mask, Model
 
 
 def model_line(model: Model) -> str:
@@ -14,10 +14,18 @@ def model_line(model: Model) -> str:
     if isinstance(shape, LatentAttention):
         ranks = f"query rank {shape.query_rank or 'none'}, kv rank {shape.kv_rank}"
         heads = f"{shape.heads} heads of {shape.nope_dim} + {shape.rope_dim}, {ranks}"
-        return f"MLA, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+        return f"MLA, {model.layers} layers, model dim {shape.model_dim}, {heads}, {_seen(model.mask)}{bits}"
     kind = "MHA" if shape.kv_heads == shape.heads else "MQA" if shape.kv_heads == 1 else "GQA"
-    heads = f"{shape.heads} heads of {shape.head_dim}, {shape.kv_heads} kv heads"
-    return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+    size = f"{shape.head_dim}" if shape.value_dim == shape.head_dim else f"{shape.head_dim} / {shape.value_dim}"
+    heads = f"{shape.heads} heads of {size}, {shape.kv_heads} kv heads"
+    return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {_seen(model.mask)}{bits}"
+
+
+def _seen(mask: Mask) -> str:
+    """Say which keys a query sees, where that is not all up to its own, with a comma after it."""
+    window = f"window {mask.window:,}, " if mask.window is not None else ""
+    chunk = f"chunks of {mask.chunk:,}, " if mask.chunk is not None else ""
+    return f"{'' if mask.causal else 'no mask, '}{window}{chunk}"
 
 
 def accelerator_line(accelerator: Accelerator) -> str:
@@ -42,18 +50,26 @@ def peak_macs(accelerator: Accelerator) -> dict[int, float]:
     return peaks
 
 
-def model_facts(model: Model, parameters: int) -> Iterator[str]:
-    """Yield what follows from a model, `parameters` being those of one layer."""
-    shape, precision = model.attention, model.precision
-    entries = (
-        shape.kv_rank + shape.rope_dim if isinstance(shape, LatentAttention) else 2 * shape.kv_heads * shape.head_dim
+def model_facts(model: Model, parameters: Sequence[int]) -> Iterator[str]:
+    """Yield what follows from a model, `parameters` being those of one layer of each of its kinds."""
+    precision, kinds = model.precision, model.kinds
+    weights = [number * precision.weights / 8 for number in parameters]
+    caches = [kind.attention.cache_elements * precision.cache / 8 for kind in kinds]
+    shown = next(number for number, kind in enumerate(kinds) if kind.name == model.layer)
+    entries = kinds[shown].attention.cache_elements
+    of = f"{model.layer} layer" if model.layer else "layer"
+    yield f"parameters: {parameters[shown]:,} in one attention layer, {with_prefix(weights[shown], 'B')}"
+    yield f"cache: {entries:,} elements per token and {of}, {caches[shown]:,.0f} B"
+    layers = [kind.layers for kind in kinds]
+    all_weights = sum(number * size for number, size in zip(layers, weights, strict=True))
+    all_cache = sum(number * size for number, size in zip(layers, caches, strict=True))
+    yield f"all {model.layers} layers: {with_prefix(all_weights, 'B')} of weights, " + (
+        f"{with_prefix(all_cache, 'B')} of cache per token"
     )
-    weight_bytes, cache_bytes = parameters * precision.weights / 8, entries * precision.cache / 8
-    yield f"parameters: {parameters:,} in one attention layer, {with_prefix(weight_bytes, 'B')}"
-    yield f"cache: {entries:,} elements per token and layer, {cache_bytes:,.0f} B"
-    yield f"all {model.layers} layers: {with_prefix(weight_bytes * model.layers, 'B')} of weights, " + (
-        f"{with_prefix(cache_bytes * model.layers, 'B')} of cache per token"
-    )
+    for kind in kinds:
+        if kind.mask.window is not None:
+            name = f"{kind.name} layers" if kind.name else "all layers"
+            yield f"{name} read at most {kind.mask.window:,} tokens of their cache per query"
 
 
 def accelerator_facts(accelerator: Accelerator) -> Iterator[str]:

@@ -34,35 +34,67 @@ def grouped_query(workload: Workload) -> OperatorGraph:
     shape = workload.model.attention
     if not isinstance(shape, GroupedQueryAttention):
         raise ValueError(f"model {workload.model.name} has latent attention; scheme mha needs a grouped_query model")
-    group = shape.heads // shape.kv_heads
-    layer = GraphBuilder(
-        workload,
-        {
-            "d": shape.model_dim,
-            "e": shape.model_dim,
-            "g": shape.kv_heads,
-            "j": group,
-            "n": shape.head_dim,
-            "v": shape.head_dim,
-        },
-    )
+    layer = GraphBuilder(workload, _grouped_extents(shape))
     x = layer.view(layer.tensor("x", "bqd", Role.INPUT), "bqd")
-    keys = layer.tensor("k_cache", "bkgn", Role.CACHE)
+    partial = 0 < shape.rope_dim < shape.head_dim
+    row = "u" if partial else "n"
+    keys = layer.tensor("k_cache", "bkg" + row, Role.CACHE)
     values = layer.tensor("v_cache", "bkgv", Role.CACHE)
-    query = layer.make("query", x, layer.weight("w_q", "dgjn"), "bqgjn")
-    new_keys = layer.new_rows(keys, "bqgn")
-    if shape.rope_dim:
-        rotated = layer.view(layer.tensor("query_rope", "bqgjn", Role.ACTIVATION), "bqgjn")
-        query = layer.vector(Kind.ROPE, "query_rope", query, rotated)
-        raw = layer.make("key", x, layer.weight("w_k", "dgn"), "bqgn")
-        layer.vector(Kind.ROPE, "key_rope", raw, new_keys)
-    else:
-        layer.einsum("key", x, layer.weight("w_k", "dgn"), new_keys)
+    query = _partly_rotated(layer, shape, x, keys) if partial else _rotated_or_not(layer, shape, x, keys)
     layer.einsum("value", x, layer.weight("w_v", "dgv"), layer.new_rows(values, "bqgv"))
-    scores = layer.make("scores", query, layer.view(keys, "bkgn"), "bqgjk")
+    scores = layer.make("scores", query, layer.view(keys, "bkg" + row), "bqgjk")
     context = layer.softmax_attend(scores, layer.view(values, "bkgv"), "gj", "v", 1 / sqrt(shape.head_dim))
+    if shape.output_gate:
+        gate = layer.make("gate", x, layer.weight("w_g", "dgjv"), "bqgjv")
+        gated = layer.whole("context_gated", "bqgjv", Role.ACTIVATION)
+        context = layer.vector(Kind.GATE, "context_gated", context, gated, gate)
     layer.output(context, "gjv")
     return layer.graph("mha")
+
+
+def _grouped_extents(shape: GroupedQueryAttention) -> dict[str, int]:
+    """Return the extents of the indices; where only a part p of each head is rotated, n is the rest of it."""
+    extents = {
+        "d": shape.model_dim,
+        "e": shape.model_dim,
+        "g": shape.kv_heads,
+        "j": shape.heads // shape.kv_heads,
+        "n": shape.head_dim,
+        "v": shape.value_dim,
+    }
+    if 0 < shape.rope_dim < shape.head_dim:
+        extents |= {"n": shape.head_dim - shape.rope_dim, "p": shape.rope_dim, "u": shape.head_dim}
+    return extents
+
+
+def _rotated_or_not(layer: GraphBuilder, shape: GroupedQueryAttention, x: Operand, keys: str) -> Operand:
+    """Project queries and keys, rotated as a whole or not at all; append the keys and return the query."""
+    query = layer.make("query", x, layer.weight("w_q", "dgjn"), "bqgjn")
+    new_keys = layer.new_rows(keys, "bqgn")
+    if not shape.rope_dim:
+        layer.einsum("key", x, layer.weight("w_k", "dgn"), new_keys)
+        return query
+    rotated = layer.view(layer.tensor("query_rope", "bqgjn", Role.ACTIVATION), "bqgjn")
+    layer.vector(Kind.ROPE, "query_rope", query, rotated)
+    raw = layer.make("key", x, layer.weight("w_k", "dgn"), "bqgn")
+    layer.vector(Kind.ROPE, "key_rope", raw, new_keys)
+    return rotated
+
+
+def _partly_rotated(layer: GraphBuilder, shape: GroupedQueryAttention, x: Operand, keys: str) -> Operand:
+    """Project queries and keys of which a part is rotated; append the keys and return the query.
+
+    The dimensions of a head are numbered with those that are not rotated first; columns of W_q and W_k are split.
+    """
+    still = shape.head_dim - shape.rope_dim
+    full = layer.tensor("query_full", "bqgju", Role.ACTIVATION)
+    layer.einsum("query", x, layer.weight("w_q", "dgjn"), layer.view(full, "bqgjn"))
+    raw_query = layer.make("query_rope_raw", x, layer.weight("w_qr", "dgjp"), "bqgjp")
+    layer.vector(Kind.ROPE, "query_rope", raw_query, layer.view(full, "bqgjp", p=still))
+    layer.einsum("key", x, layer.weight("w_k", "dgn"), layer.new_rows(keys, "bqgn"))
+    raw_key = layer.make("key_rope_raw", x, layer.weight("w_kr", "dgp"), "bqgp")
+    layer.vector(Kind.ROPE, "key_rope", raw_key, layer.new_rows(keys, "bqgp", p=still))
+    return layer.view(full, "bqgju")
 
 
 def _latent_layer(workload: Workload) -> tuple[GraphBuilder, LatentAttention]:

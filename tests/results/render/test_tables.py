@@ -8,6 +8,7 @@ import pytest
 
 from stream_mla.errors import InfeasibleError
 from stream_mla.frontends.catalog import load_accelerator, load_model
+from stream_mla.frontends.huggingface.reader import model_of
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.results.render.descriptions import (
     accelerator_facts,
@@ -19,7 +20,7 @@ from stream_mla.results.render.descriptions import (
     peak_macs,
     with_prefix,
 )
-from stream_mla.results.render.tables import WIDTH, as_json, failure, front_table, table
+from stream_mla.results.render.tables import WIDTH, as_json, failure, front_table, left_out, table
 from stream_mla.results.result import Result, Status
 from stream_mla.workload.lowering.mha_baselines import parameters
 from stream_mla.workload.spec import Precision, Workload
@@ -222,14 +223,50 @@ def test_models_in_one_line():
 
 def test_facts_of_a_model():
     model = load_model("deepseek_v3")
-    assert list(model_facts(model, parameters(model))) == [
+    assert list(model_facts(model, [parameters(model)])) == [
         # 7168 x (1536 + 576) + 1536 x 128 x 192 + 2 x 512 x 128 x 128 + 128 x 128 x 7168, one byte each
         "parameters: 187,105,280 in one attention layer, 187.1 MB",
         "cache: 576 elements per token and layer, 1,152 B",  # 512 + 64, 2 B each
         "all 61 layers: 11.41 GB of weights, 70.27 kB of cache per token",
     ]
     llama = load_model("llama_3_8b")
-    assert list(model_facts(llama, 1000))[1] == "cache: 2,048 elements per token and layer, 4,096 B"  # 2 x 8 x 128
+    assert list(model_facts(llama, [1000]))[1] == "cache: 2,048 elements per token and layer, 4,096 B"  # 2 x 8 x 128
+
+
+def test_facts_of_a_model_with_kinds_of_layers():
+    # 2 x 8 x 128 elements in each; 2 B each, 40 and 8 layers
+    extra: dict[str, object] = {"model_type": "own", "attention_chunk_size": None, "sliding_window": 1024}
+    config: dict[str, object] = {
+        "hidden_size": 5120,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "num_hidden_layers": 48,
+        "torch_dtype": "bfloat16",
+        "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 8,
+    }
+    model = model_of(config | extra, name="mixed", where="config.json")
+    assert model_line(model) == (
+        "GQA, 48 layers, model dim 5120, 40 heads of 128, 8 kv heads, 16/16/16 bit weights/cache/activations"
+    )
+    assert ", window 1,024, 16/16/16 bit" in model_line(model.with_layer("sliding"))
+    assert list(model_facts(model, [1000, 2000])) == [
+        "parameters: 2,000 in one attention layer, 4.000 kB",
+        "cache: 2,048 elements per token and full layer, 4,096 B",
+        "all 48 layers: 112.0 kB of weights, 196.6 kB of cache per token",  # 40 x 2 kB + 8 x 4 kB; 48 x 4,096 B
+        "sliding layers read at most 1,024 tokens of their cache per query",
+    ]
+
+
+def test_what_is_left_out_is_said_once_under_the_table():
+    notes = ("soft capping left out", "norms left out")
+    rows = [replace(RESULT, notes=notes), replace(RESULT, notes=notes[:1])]
+    said = "Of the model: soft capping left out; norms left out."
+    assert list(left_out(rows)) == [said]
+    assert list(left_out([RESULT])) == []
+    assert table(POINT, rows).splitlines()[-1] == said
+    assert front_table(POINT, rows).splitlines()[-1] == said
+    assert json.loads(as_json(rows))[1]["notes"] == ["soft capping left out"]
 
 
 def test_facts_of_an_accelerator():

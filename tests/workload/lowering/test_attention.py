@@ -41,8 +41,18 @@ def latent(
     )
 
 
-def grouped(kv_heads: int, rotate: bool) -> GroupedQueryAttention:
-    return GroupedQueryAttention(model_dim=12, heads=6, kv_heads=kv_heads, head_dim=4, rope_dim=4 if rotate else 0)
+def grouped(
+    kv_heads: int, rope_dim: int, head_dim: int = 4, value_dim: int = 4, gate: bool = False
+) -> GroupedQueryAttention:
+    return GroupedQueryAttention(
+        model_dim=12,
+        heads=6,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_dim=value_dim,
+        rope_dim=rope_dim,
+        output_gate=gate,
+    )
 
 
 def random_inputs(graph: OperatorGraph, cached_tokens: int) -> dict[str, Floats]:
@@ -96,21 +106,31 @@ def plain_latent(work: Workload, given: dict[str, Floats]) -> Floats:
 
 
 def plain_grouped(work: Workload, given: dict[str, Floats]) -> Floats:
-    """Multi-head attention with every group's keys and values repeated for its heads."""
+    """Multi-head attention with every group's keys and values repeated for its heads.
+
+    Where a part of each head is rotated, the part that is not comes first.
+    """
     shape = work.model.attention
     assert isinstance(shape, GroupedQueryAttention)
     x = given["x"]
     positions = (np.arange(work.query_tokens) + work.cached_tokens).astype(float)
-    query = np.einsum("bqd,dgjn->bgjqn", x, given["w_q"])
-    new_keys = np.einsum("bqd,dgn->bqgn", x, given["w_k"])
+    partial = 0 < shape.rope_dim < shape.head_dim
+    w_q = np.concatenate([given["w_q"], given["w_qr"]], axis=-1) if partial else given["w_q"]
+    w_k = np.concatenate([given["w_k"], given["w_kr"]], axis=-1) if partial else given["w_k"]
+    assert w_q.shape[-1] == w_k.shape[-1] == shape.head_dim
+    query = np.einsum("bqd,dgjn->bgjqn", x, w_q)
+    new_keys = np.einsum("bqd,dgn->bqgn", x, w_k)
     if shape.rope_dim:
-        query = rope(query, positions[None, None, None, :])
-        new_keys = rope(new_keys, positions[None, :, None])
+        still = shape.head_dim - shape.rope_dim
+        query[..., still:] = rope(query[..., still:], positions[None, None, None, :])
+        new_keys[..., still:] = rope(new_keys[..., still:], positions[None, :, None])
     keys, values = given["k_cache"].copy(), given["v_cache"].copy()
     keys[:, work.cached_tokens :] = new_keys
     values[:, work.cached_tokens :] = np.einsum("bqd,dgv->bqgv", x, given["w_v"])
     scores = np.einsum("bgjqn,bkgn->bgjqk", query, keys) / np.sqrt(shape.head_dim)
     context = np.einsum("bgjqk,bkgv->bqgjv", masked_softmax(scores, work.cached_tokens), values)
+    if shape.output_gate:
+        context = context / (1 + np.exp(-np.einsum("bqd,dgjv->bqgjv", x, given["w_g"])))
     return np.einsum("bqgjv,gjve->bqe", context, given["w_o"])
 
 
@@ -125,7 +145,7 @@ CUTS = [
             name: {"h": 3, "k": 2, "q": 2, "b": 1, "c": 4, "r": 3, "d": 5, "e": 7, "n": 3, "v": 2, "j": 2, "g": 2}
             for name in (
                 "q_latent", "kv_latent", "query", "key", "value", "query_absorbed", "composite", "keys", "values",
-                "head_out", "out", "query_rope_raw", "key_rope_raw",
+                "head_out", "out", "query_rope_raw", "key_rope_raw", "gate", "context_gated",
             )
         }
         | {name: {"h": 2, "k": 3, "q": 2, "b": 1, "j": 1} for name in ("scores", "softmax", "attend", "scores_rope")},
@@ -135,7 +155,8 @@ CUTS = [
         local=frozenset(),
     ),
 ]  # fmt: skip
-PRODUCTS = ["q_latent", "kv_latent", "query", "key", "value", "query_absorbed", "keys", "values", "head_out", "out"]
+PRODUCTS = ["q_latent", "kv_latent", "query", "key", "value", "query_absorbed", "keys", "values", "head_out", "out",
+            "gate"]  # fmt: skip
 CUTS.append(replace(CUTS[1], k_splits={**dict.fromkeys(PRODUCTS, 3), "query_rope_raw": 2, "key_rope_raw": 2}))
 """Rows in as many parts as their pieces allow: two pieces of 5 d, three of r, c and n, more of (h, v)."""
 
@@ -159,7 +180,19 @@ def test_latent_schemes_are_plain_attention(
 
 @pytest.mark.parametrize("tile_graph", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
-@pytest.mark.parametrize("attention", [grouped(6, True), grouped(2, True), grouped(1, False)])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        grouped(6, 4),
+        grouped(2, 4),
+        grouped(1, 0),
+        grouped(2, 4, value_dim=7),
+        grouped(3, 6, head_dim=8),
+        grouped(2, 2, head_dim=6, value_dim=3),
+        grouped(2, 4, gate=True),
+        grouped(1, 2, head_dim=6, value_dim=5, gate=True),
+    ],
+)
 def test_grouped_query_is_plain_attention(
     attention: GroupedQueryAttention, batch: int, query_tokens: int, cached_tokens: int, tile_graph: Tiling
 ) -> None:
