@@ -129,16 +129,22 @@ def _end(text: str, unit: Unit) -> Fraction:
     return Fraction(number) * factor
 
 
-def parse(text: object, unit: Unit) -> int | float:
-    """Return the number that `text`, such as `400 GB/s`, says in `unit`; ValueError says what is wrong with it."""
+def _matched(text: object, unit: Unit, expected: str) -> re.Match[str]:
+    """Return sign, digits and spelling of a quantity; ValueError where the text is none."""
     if isinstance(text, str) and len(text) > LONGEST:
-        raise ValueError(f"{quoted(text)} has {len(text):,} characters: a quantity has at most {LONGEST}")
-    expected = f"write a number and one of {', '.join(unit.spellings)}"
+        raise ValueError(f"{quoted(text)} has {len(text):,} characters: a quantity has at most {LONGEST:,}")
     if isinstance(text, int | float) and not isinstance(text, bool):
         raise ValueError(f"{quoted(text)} has no unit: {expected}")
     match = _QUANTITY.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"{quoted(text)} is not a quantity in {unit.name}: {expected}")
+    return match
+
+
+def parse(text: object, unit: Unit) -> int | float:
+    """Return the number that `text`, such as `400 GB/s`, says in `unit`; ValueError says what is wrong with it."""
+    expected = f"write a number and one of {', '.join(unit.spellings)}"
+    match = _matched(text, unit, expected)
     sign, digits, spelling = match.groups()
     if spelling is None:
         raise ValueError(f"{quoted(text)} has no unit: {expected}")

@@ -5,7 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, sizes
+from stream_mla.cli.values import (
+    TENSORS,
+    bits,
+    cycles_or_seconds,
+    not_negative,
+    positive,
+    seconds,
+    share,
+    sizes,
+    workers,
+)
 from stream_mla.errors import SpecError
 from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 
@@ -57,7 +67,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add("--time-limit", metavar="S", type=seconds, default=5.0, help="of the solver, per scheme; 0 leaves it out")
     add("--gap-limit", metavar="SHARE", type=share, default=0.001, help="gap at which the search ends (default: 0.001)")
     add("--seed", metavar="N", type=not_negative, default=0, help="of the solver (default: 0)")
-    add("--workers", metavar="N", type=positive, default=1, help="of the solver; 1, the default, repeats exactly")
+    add("--workers", metavar="N", type=workers, default=1, help="of the solver; 1, the default, repeats exactly")
     add(
         "--tile",
         metavar="INDEX=N,...",

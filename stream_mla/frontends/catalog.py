@@ -99,7 +99,7 @@ def _shipped(kind: str) -> Path:
 def is_path(text: str) -> bool:
     """Tell whether a text that is no shipped name is meant as a path; never fails, however odd the text."""
     try:
-        return os.path.exists(text) or bool(Path(text).suffix) or len(Path(text).parts) > 1
+        return os.path.exists(text) or bool(Path(text).suffix) or len(Path(text).parts) > 1  # noqa: PTH110  never fails
     except ValueError:
         return True  # no file can have such a name, which is said where it is opened
 
@@ -154,7 +154,7 @@ def _is_hugging_face(path: Path) -> bool:
 
 def _is_folder(path: Path) -> bool:
     """Tell whether there is a folder; of a path that no file can have, that there is none."""
-    return os.path.isdir(path)
+    return os.path.isdir(path)  # noqa: PTH112  never fails
 
 
 def _hugging_face(path: Path) -> Model:

@@ -34,9 +34,8 @@ MOST_SLOW_CHARACTERS = 100_000
 """A text of at most this many characters is parsed again by the slower parser, within some seconds."""
 
 _TAG = "tag:yaml.org,2002:"
-_PLAIN = {f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")}
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge", "value")
 """Data of ours have these tags."""
-_NUMBERS = ("int", "float")
 
 
 def read_text(file: Path, most_bytes: int, reader: Reader) -> str | Failed:
@@ -57,13 +56,14 @@ def read_text(file: Path, most_bytes: int, reader: Reader) -> str | Failed:
 def read_bytes(file: Path, most_bytes: int) -> bytes:
     """Return what is in a regular file; ValueError where it is larger, or of another kind, which might never end."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would block
-    with open(descriptor, "rb") as opened:
-        found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode):
-            raise ValueError("it is a folder")
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no regular file")
-        content = opened.read(most_bytes + 1)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(kind):
+            raise ValueError("it is a folder" if stat.S_ISDIR(kind) else "it is no regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as opened:
+            content = opened.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > most_bytes:
         raise ValueError(f"it has more than {most_bytes:,} bytes")
     return content
@@ -175,33 +175,38 @@ def _unreadable(loader: Any, node: yaml.Node, path: str, seen: set[int]) -> Iter
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
-    tag = node.tag.removeprefix(_TAG)
-    if tag == "timestamp":
-        yield f"{quoted(node.value)} is read as a date: write it in quotes", path
-    elif node.tag not in _PLAIN:
-        yield f"the tag {quoted(node.tag)} is not used here: remove it", path
-    elif isinstance(node, yaml.ScalarNode):
-        if tag in _NUMBERS and len(node.value) > MOST_DIGITS:
-            yield f"{quoted(node.value)} has more than {MOST_DIGITS} digits: correct it", path
-        elif tag not in ("str", "merge", "value"):
-            try:
-                loader.yaml_constructors[node.tag](loader, node)
-            except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError):
-                yield f"{quoted(node.value)} is no {tag}: correct it, or remove the tag", path
+    if problem := _unreadable_itself(loader, node):
+        yield problem, path
     elif isinstance(node, yaml.SequenceNode):
-        if tag != "seq":
-            yield f"a list is no {tag}: remove the tag", path
         for index, item in enumerate(node.value):
             yield from _unreadable(loader, item, f"{path}[{index}]", seen)
     elif isinstance(node, yaml.MappingNode):
-        if tag != "map":
-            yield f"a mapping is no {tag}: remove the tag", path
         for key, item in node.value:
             if isinstance(key, yaml.ScalarNode):
                 yield from _unreadable(loader, key, path, seen)
                 yield from _unreadable(loader, item, join(path, key.value), seen)
             else:
                 yield "a key must be text", path
+
+
+def _unreadable_itself(loader: Any, node: yaml.Node) -> str | None:
+    """Return what is wrong with a node, leaving aside what it contains; None where nothing is."""
+    tag, value = node.tag.removeprefix(_TAG), node.value
+    if tag == "timestamp":
+        return f"{quoted(value)} is read as a date: write it in quotes"
+    if tag not in _PLAIN:
+        return f"the tag {quoted(node.tag)} is not used here: remove it"
+    if not isinstance(node, yaml.ScalarNode):
+        kind, wanted = ("list", "seq") if isinstance(node, yaml.SequenceNode) else ("mapping", "map")
+        return None if tag == wanted else f"a {kind} is no {tag}: remove the tag"
+    if tag in ("int", "float") and len(value) > MOST_DIGITS:
+        return f"{quoted(value)} has more than {MOST_DIGITS} digits: correct it"
+    if tag in ("null", "bool", "int", "float"):
+        try:
+            loader.yaml_constructors[node.tag](loader, node)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            return f"{quoted(value)} is no {tag}: correct it, or remove the tag"
+    return None
 
 
 def _duplicates(node: yaml.Node, path: str, seen: set[int]) -> Iterator[tuple[str, str]]:

@@ -68,7 +68,7 @@ class MachineEstimate:
     """(Operand width in bit, MACs per element and cycle), narrowest first."""
 
     def tile_cycles(self, batch: Numbers, m: Numbers, n: Numbers, k: Numbers, bits: int) -> Reals:
-        """Estimate the cycles of GEMMs: the broadcast or systolic forms of `core_cost`, operands read once from SRAM."""
+        """Estimate the cycles of GEMMs: by the broadcast or systolic forms of `core_cost`, operands read once."""
         read: Reals = (m * k + k * n) * bits / self.sram_bits_per_cycle
         rate = next((macs for width, macs in self.rates if width >= bits), self.rates[-1][1])
         k = _ceil(k, max(1, int(rate)))
