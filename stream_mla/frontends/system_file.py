@@ -24,9 +24,9 @@ from stream_mla.units import (
     within,
 )
 
-_MOST_CORES = 1024
-"""A system has at most this many cores, three times those of the largest GPU: the route between every two of them is
-kept, 10^6 routes at this number, and a slip in `count` is reported rather than filling the memory."""
+_MOST_CORES = 512
+"""A system has at most this many cores; the largest GPU has 304. The route between every two of them is kept, 260,000
+routes at this number, and a slip in `count` is reported rather than filling the memory."""
 
 ReadFile = Callable[[str, Reader], object]
 """A function that returns the data in a file named in the system file, or FAILED after it noted the problem."""

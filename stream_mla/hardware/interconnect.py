@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from stream_mla.hardware.accelerator import DRAM, Accelerator, LinkKind
+from stream_mla.hardware.accelerator import DRAM, Accelerator, Link, LinkKind
 
 OFF_CHIP = -1
 """The DRAM has this place in routes, and so have copies that are in DRAM."""
@@ -156,11 +156,12 @@ def _hops(accelerator: Accelerator, resources: Sequence[Resource]) -> _Hops:
     hops: dict[int, dict[int, _Hop]] = {place: {} for place in places.values()}
     ranks: dict[tuple[int, int], tuple[bool, int, float]] = {}
     for position, (link, numbers) in enumerate(zip(accelerator.links, _numbered(accelerator), strict=True)):
+        leaving, entering = (_ports(link, numbers, way) for way in ("out", "in"))
         for a, b in ((a, b) for a in link.ends for b in link.ends if a != b):
             wire = link.direction(a, b) if link.kind is LinkKind.LINK else link.name
-            ports = [port for port in (link.port(a, "out"), link.port(b, "in")) if port in numbers.ports]
-            used = (numbers.wires[wire], *(numbers.ports[port] for port in ports), *([0] * (DRAM in (a, b))))
-            capacity = min(resources[number].capacity for number in used)
+            to_dram = DRAM in (a, b)
+            used = (numbers.wires[wire], *leaving[a], *entering[b], *((0,) if to_dram else ()))
+            capacity = min([resources[number].capacity for number in used])
             rank = (link.kind is not LinkKind.LINK, -capacity, link.energy)
             ends = places[a], places[b]
             if ends not in ranks or rank < ranks[ends]:
@@ -170,11 +171,17 @@ def _hops(accelerator: Accelerator, resources: Sequence[Resource]) -> _Hops:
                     position=position,
                     resources=used,
                     capacity=capacity,
-                    latency=link.latency + (accelerator.dram.latency if DRAM in (a, b) else 0),
+                    latency=link.latency + (accelerator.dram.latency if to_dram else 0),
                     energy=link.energy,
                     multicast=link.kind is LinkKind.MULTICAST_BUS,
                 )
     return hops
+
+
+def _ports(link: Link, numbers: _Numbers, way: str) -> dict[str, tuple[int, ...]]:
+    """Return the resources that a move passes as it leaves, or enters, each end of a link: none or a port."""
+    names = {end: link.port(end, way) for end in link.ends}
+    return {end: (numbers.ports[name],) if name in numbers.ports else () for end, name in names.items()}
 
 
 def _tie(path: _Path) -> tuple[float, list[int]]:

@@ -219,7 +219,7 @@ def test_mistake_in_a_model(tmp_path: Path, old: str, new: str, problem: str):
         (
             "name: spare, file: cores/small.yaml, count: 1",
             "name: spare, file: cores/small.yaml, count: 0",
-            "count must be from 1 to 1022 (a system has at most 1,024 cores), got 0 @ cores[1].count",
+            "count must be from 1 to 510 (a system has at most 512 cores), got 0 @ cores[1].count",
         ),
         ("{name: spare", '{name: "core[1]"', "the name 'core[1]' is taken: use another @ cores[1].name"),
         ("{name: spare", "{name: dram", "the name 'dram' is taken: use another @ cores[1].name"),
