@@ -9,11 +9,13 @@ from stream_mla.cli.values import (
     TENSORS,
     bits,
     cycles_or_seconds,
+    new_tokens,
     not_negative,
-    positive,
+    requests,
     seconds,
     share,
     sizes,
+    tokens,
     workers,
 )
 from stream_mla.errors import SpecError
@@ -35,11 +37,11 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="a shipped name, a YAML file, or a Hugging Face config.json or its folder")
     add("--accelerator", metavar="NAME|FILE", required=True, help="a shipped name or a YAML file")
     add("--scheme", metavar="SCHEME", nargs="+", action="extend", help="only these; see stream-mla list schemes")
-    add("--context", metavar="N", type=not_negative, default=4096, help="tokens in the cache (default: %(default)s)")
+    add("--context", metavar="N", type=tokens, default=4096, help="tokens in the cache (default: %(default)s)")
     step = parser.add_mutually_exclusive_group()
-    step.add_argument("--query", metavar="N", type=positive, default=1, help="new tokens per request (default: 1)")
+    step.add_argument("--query", metavar="N", type=new_tokens, default=1, help="new tokens per request (default: 1)")
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
-    add("--batch", metavar="N", type=positive, default=1, help="requests (default: 1)")
+    add("--batch", metavar="N", type=requests, default=1, help="requests (default: 1)")
     add("--bits", metavar="TENSOR=N,...", type=bits, default={}, help=f"of {', '.join(TENSORS)}")
     parser.set_defaults(fail=parser.error)
 

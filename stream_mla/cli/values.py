@@ -3,6 +3,7 @@
 import argparse
 
 from stream_mla.errors import quoted
+from stream_mla.workload.spec import MOST_REQUESTS, MOST_TOKENS
 
 LARGEST = 2**31 - 1
 """A whole number is at most this: what the solver takes as a seed, and more than any sensible count."""
@@ -21,6 +22,21 @@ def positive(text: str) -> int:
 def not_negative(text: str) -> int:
     """Read a count that may be 0."""
     return _whole(text, least=0)
+
+
+def tokens(text: str) -> int:
+    """Read a count of tokens that may be 0."""
+    return _whole(text, least=0, most=MOST_TOKENS)
+
+
+def new_tokens(text: str) -> int:
+    """Read a count of tokens of which there is at least one."""
+    return _whole(text, least=1, most=MOST_TOKENS)
+
+
+def requests(text: str) -> int:
+    """Read a size of a batch."""
+    return _whole(text, least=1, most=MOST_REQUESTS)
 
 
 def workers(text: str) -> int:

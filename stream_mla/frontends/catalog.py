@@ -174,7 +174,10 @@ def _hugging_face(path: Path) -> Model:
     origin = Path(given).name if isinstance(given, str) and given else file.stem
     folder = Path(os.path.realpath(file)).parent.name
     name = folder if file.name == "config.json" and folder else origin or file.stem
-    return model_of(config, name=printable(cut(name, LONGEST_NAME - 30)), where=str(file))
+    try:
+        return model_of(config, name=printable(cut(name, LONGEST_NAME - 30)), where=str(file))
+    except ValueError as error:  # a size that no model has
+        raise SpecError(str(file), [str(error)]) from error
 
 
 def _yaml(file: Path, reader: Reader) -> Any:
