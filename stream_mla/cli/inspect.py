@@ -45,10 +45,22 @@ def check(arguments: argparse.Namespace) -> int:
         try:
             found = catalog.check(file)
             print(f"{file}: ok ({words(type(found).__name__)} {found.name})")
+            for note in _notes(found):
+                print(f"  note: {note}")
         except SpecError as error:
             print(error, file=sys.stderr)
             code = FAULTY_INPUT
     return code
+
+
+def _notes(found: "Model | Accelerator | CoreType") -> tuple[str, ...]:
+    """Return what is unlikely of a machine or a core."""
+    from stream_mla.hardware.accelerator import Accelerator, CoreType
+    from stream_mla.hardware.plausibility import accelerator_notes, core_note
+
+    if isinstance(found, Accelerator):
+        return accelerator_notes(found)
+    return tuple(filter(None, [core_note(found)])) if isinstance(found, CoreType) else ()
 
 
 def _load(name: str) -> "Model | Accelerator | CoreType":

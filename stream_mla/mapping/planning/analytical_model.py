@@ -195,6 +195,8 @@ class Setting:
     tile_price_cycles: float
     """What one more tile must gain."""
     spilled: frozenset[str]
+    keeps_all: bool
+    """Whether nothing may be spilled."""
     """Activations that are written to DRAM and read back."""
     inline: frozenset[str]
     """Activations made just before they are used, on the core that uses them."""
@@ -253,9 +255,12 @@ class Setting:
 
 
 class Spill(Enum):
-    """Which activations leave the chip."""
+    """A choice of the activations that leave the chip."""
 
+    NEVER = "never"
+    """None does, whatever room it takes and however slow the links are: fusion is on."""
     NONE = "none"
+    """None does but where it takes much room, or where links are too slow to carry it."""
     LARGE = "large"
     ALL = "all"
 
@@ -294,10 +299,12 @@ def scaled_setting(
         layer_cycles=max(dram_cycles, compute_cycles),
         dram_binds=dram_cycles >= compute_cycles,
         tile_price_cycles=PRICE_PER_TILE * max(dram_cycles, compute_cycles),
+        keeps_all=way.spill is Spill.NEVER,
         spilled=frozenset(
             name
             for name, tensor in graph.tensors.items()
-            if tensor.role in (Role.ACTIVATION, Role.PARTIAL)
+            if way.spill is not Spill.NEVER
+            and tensor.role in (Role.ACTIVATION, Role.PARTIAL)
             and (way.spill is Spill.ALL or name not in graph.local | way.inline)
             and (
                 way.spill is Spill.ALL

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from stream_mla.errors import InfeasibleError
 from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.interconnect import find_routes
 from stream_mla.mapping.planning.analytical_model import Setting, Spill, Strategy, estimate_machine, scaled_setting
 from stream_mla.mapping.planning.attention_tiling import EXPANDED, AttentionCut, cut_attention
 from stream_mla.mapping.planning.candidate_sizes import Sizes
@@ -53,6 +55,8 @@ def candidate_tilings(
     other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
     """
     machine = estimate_machine(accelerator)
+    if policy.fusion is Fusion.ON:
+        _require_paths(accelerator)
     heads = next(index for index in ("h", "g") if index in graph.extents)
     groups: list[int | None] = [None]
     if heads not in forced and any(operator.kind is Kind.SOFTMAX for operator in graph.operators):
@@ -64,12 +68,24 @@ def candidate_tilings(
             sizes = forced if group is None else {**forced, heads: group}
             setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale)
             found = list(_tilings(setting_of, graph, way, policy))
-            if scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
+            if scale == SCALES[0] and way.spill is Spill.NONE:
                 found += _with_room(setting_of, graph, accelerator, found[0], way, policy)
             for tiling in found:
                 if tiling not in seen:
                     seen.append(tiling)
                     yield tiling
+
+
+def _require_paths(accelerator: Accelerator) -> None:
+    """Refuse to keep everything on a chip whose cores cannot send to each other."""
+    _, routes = find_routes(accelerator)
+    cores = list(enumerate(accelerator.cores))
+    for source, target in ((a, b) for a in cores for b in cores if a[0] != b[0]):
+        if (source[0], target[0]) not in routes:
+            raise InfeasibleError(
+                f"with fusion on, intermediate tensors go from core to core, and no path of links leads from "
+                f"{source[1].name} to {target[1].name} but through the DRAM: use fusion auto, or add a link"
+            )
 
 
 _SettingOf = Callable[..., Setting]
@@ -116,8 +132,11 @@ def _strategies(
     able = policy.prefetch is not Prefetch.SECOND and set(EXPANDED) <= set(graph.tensors)
     expanded = frozenset(EXPANDED) if able else None
 
+    fused_only = policy.fusion is Fusion.ON
+
     def way(spill: Spill, inline: frozenset[str] = frozenset()) -> Strategy:
-        return Strategy(spill=spill, inline=inline, sharing=policy.sharing)
+        kept = Spill.NEVER if fused_only and spill is Spill.NONE else spill
+        return Strategy(spill=kept, inline=inline, sharing=policy.sharing)
 
     if policy.fusion is Fusion.OFF:
         return [(None, way(Spill.ALL))]
@@ -127,8 +146,7 @@ def _strategies(
     ways += [(None, way(Spill.LARGE))]
     ways += [(group, way(Spill.NONE)) for group in groups]
     ways += [(group, way(Spill.LARGE)) for group in groups[1:]]
-    fused_only = policy.fusion is Fusion.ON
-    return [(group, entry) for group, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
+    return [(group, entry) for group, entry in ways if not (fused_only and entry.spill is not Spill.NEVER)]
 
 
 def _given_row_parts(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int] | None:
@@ -281,10 +299,10 @@ def _context_places(setting: Setting, parts: int) -> tuple[frozenset[str], froze
     spilled, local = setting.spilled, graph.local
     if not machine.one_core_does_all:
         local -= SCORES
-        if not machine.joined:
+        if not machine.joined and not setting.keeps_all:
             spilled |= SCORES
     if parts > 1:
-        if graph.tensors["context_part"].bits * parts > setting.small_bits:
+        if not setting.keeps_all and graph.tensors["context_part"].bits * parts > setting.small_bits:
             spilled |= CONTEXT_PARTS
     elif machine.one_core_does_all:
         spilled, local = spilled - CONTEXT_PARTS, local | CONTEXT_PARTS
