@@ -38,9 +38,9 @@ def core_note(kind: CoreType) -> str:
     estimates = {way: estimated_pj_per_bit(kind.sram.capacity, way) for way in given}
     if all(estimates[way] / FACTOR <= given[way] <= estimates[way] * FACTOR for way in given):
         return ""
+    size = f"{kind.sram.capacity / BYTE / 2**20:.3g} MiB"
     return (
-        f"the SRAM of {kind.name} ({kind.sram.capacity / BYTE / 2**20:.3g} MiB) reads at {given['read']:.3g} and writes "
-        f"at {given['write']:.3g} pJ/bit, where its size suggests about {estimates['read']:.2g} and "
-        f"{estimates['write']:.2g} (7 nm, from the memories of TPU v4i in AccelForge): energies of SRAM may be off by as "
-        "much"
+        f"the SRAM of {kind.name} ({size}) reads at {given['read']:.3g} and writes at {given['write']:.3g} pJ/bit, where "
+        f"its size suggests about {estimates['read']:.2g} and {estimates['write']:.2g} (7 nm, from the memories of "
+        "TPU v4i in AccelForge): energies of SRAM may be off by as much"
     )

@@ -34,7 +34,7 @@ def test_one_picojoule_does_not_fit_every_size(mib: int, noted: bool) -> None:
 
 def test_the_note_says_figure_estimate_and_source() -> None:
     assert accelerator_notes(load_accelerator("fusemax")) == (
-        "the SRAM of fusemax_array (2 MiB) reads at 1 and writes at 1 pJ/bit, where its size suggests about 0.17 and 0.2 "
-        "(7 nm, from the memories of TPU v4i in AccelForge): energies of SRAM may be off by as much",
+        "the SRAM of fusemax_core (2 MiB) reads at 1 and writes at 1 pJ/bit, where its size suggests about 0.17 and "
+        "0.2 (7 nm, from the memories of TPU v4i in AccelForge): energies of SRAM may be off by as much",
     )
     assert accelerator_notes(load_accelerator("tpu_v4i")) == ()
