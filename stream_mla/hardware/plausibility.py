@@ -38,9 +38,9 @@ def core_note(kind: CoreType) -> str:
     estimates = {way: estimated_pj_per_bit(kind.sram.capacity, way) for way in given}
     if all(estimates[way] / FACTOR <= given[way] <= estimates[way] * FACTOR for way in given):
         return ""
-    size = f"{kind.sram.capacity / BYTE / 2**20:.3g} MiB"
+    size, given_read, given_write = kind.sram.capacity / BYTE / 2**20, given["read"], given["write"]
     return (
-        f"the SRAM of {kind.name} ({size}) reads at {given['read']:.3g} and writes at {given['write']:.3g} pJ/bit, where "
-        f"its size suggests about {estimates['read']:.2g} and {estimates['write']:.2g} (7 nm, from the memories of "
+        f"the SRAM of {kind.name} ({size:.3g} MiB) reads at {given_read:.3g} and writes at {given_write:.3g} pJ/bit, "
+        f"where its size suggests about {estimates['read']:.2g} and {estimates['write']:.2g} (7 nm, from the memories of "
         "TPU v4i in AccelForge): energies of SRAM may be off by as much"
     )
