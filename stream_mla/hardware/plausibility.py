@@ -41,6 +41,6 @@ def core_note(kind: CoreType) -> str:
     size, given_read, given_write = kind.sram.capacity / BYTE / 2**20, given["read"], given["write"]
     return (
         f"the SRAM of {kind.name} ({size:.3g} MiB) reads at {given_read:.3g} and writes at {given_write:.3g} pJ/bit, "
-        f"where its size suggests about {estimates['read']:.2g} and {estimates['write']:.2g} (7 nm, from the memories of "
-        "TPU v4i in AccelForge): energies of SRAM may be off by as much"
+        f"where its size suggests about {estimates['read']:.2g} and {estimates['write']:.2g} (7 nm, from the memories "
+        "of TPU v4i in AccelForge): energies of SRAM may be off by as much"
     )
