@@ -127,7 +127,7 @@ def test_progress_on_a_terminal_is_one_line_that_is_wiped(capsys: Captured, monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--batch 0", "argument --batch: must be from 1 to 2147483647, got 0"),
+        ("--batch 0", "argument --batch: must be from 1 to 65536, got 0"),
         ("--context -1", "argument --context: must be from 0 to 2147483647, got -1"),
         ("--context many", "argument --context: expected a whole number, got 'many'"),
         ("--query 0", "argument --query: must be from 1 to 2147483647, got 0"),
