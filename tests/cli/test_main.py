@@ -134,7 +134,7 @@ def test_progress_on_a_terminal_is_one_line_that_is_wiped(capsys: Captured, monk
         ("--seed 2147483648", "argument --seed: must be from 0 to 2147483647, got 2147483648"),
         ("--time-limit nan", "argument --time-limit: must be from 0 to 2147483647 seconds, got 'nan'"),
         ("--time-limit soon", "argument --time-limit: expected a number of seconds, got 'soon'"),
-        ("--gap-limit 1", "argument --gap-limit: must be at least 0 and less than 1, got 1"),
+        ("--gap-limit 1", "argument --gap-limit: must be at least 0 and less than 1, got '1'"),
         ("--gap-limit small", "argument --gap-limit: expected a share, such as 0.001, got 'small'"),
         ("--bits 8", "argument --bits: expected NAME=N, got '8'"),
         ("--bits weights=0", "argument --bits: must be from 1 to 2147483647, got 0"),
