@@ -1,5 +1,5 @@
 # make run    one simulation, with what it needs to run
-# make test   linters, types, layers and tests; also: make lint, make benchmark
+# make test   linters, types, layers and tests; also: make lint, make fuzz, make benchmark
 # A python may be chosen with PYTHON=..., another place for the environment with VENV=...
 
 VENV ?= .venv
@@ -15,7 +15,7 @@ ifneq ($(SOUND),yes)
 $(shell rm -f $(VENV)/made $(VENV)/installed $(VENV)/installed-dev)
 endif
 
-.PHONY: run test lint letter benchmark schedulers peers solvers
+.PHONY: run test lint fuzz letter benchmark schedulers peers solvers
 
 run: $(VENV)/installed
 	$(VENV)/bin/stream-mla run deepseek_v3 --accelerator flat_cloud --context 4096 --bits weights=8,cache=8,activations=8
@@ -28,6 +28,10 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 	$(VENV)/bin/lint-imports
+
+# 5,000 malformed inputs, in ten minutes or so; others with FUZZ_SEED=...
+fuzz: $(VENV)/installed-dev
+	FUZZ_INPUTS=5000 $(VENV)/bin/python -m pytest -q tests/fuzz
 
 # the letter's figures, with what they hide, in letter/: about ten minutes the first time
 letter: $(VENV)/installed-dev

@@ -4,7 +4,19 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, tile_sizes
+from stream_mla.cli.values import (
+    TENSORS,
+    bits,
+    cycles_or_seconds,
+    new_tokens,
+    not_negative,
+    requests,
+    seconds,
+    share,
+    tile_sizes,
+    tokens,
+    workers,
+)
 from stream_mla.errors import SpecError
 from stream_mla.mapping.policy import POLICIES, Fusion, Prefetch
 from stream_mla.settings import DEFAULTS, NAMES, Settings, SettingsError, point_fields, unknown_sizes
@@ -27,17 +39,17 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     add(
         "--context",
         metavar="N",
-        type=not_negative,
+        type=tokens,
         default=DEFAULTS.context,
         help="tokens in the cache (default: %(default)s)",
     )
     step = parser.add_mutually_exclusive_group()
     step.add_argument(
-        "--query", metavar="N", type=positive, default=DEFAULTS.query, help="new tokens per request (default: 1)"
+        "--query", metavar="N", type=new_tokens, default=DEFAULTS.query, help="new tokens per request (default: 1)"
     )
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
     add("--layer", metavar="KIND", help="which kind of attention layer, where the model has several; see show MODEL")
-    add("--batch", metavar="N", type=positive, default=DEFAULTS.batch, help="requests (default: 1)")
+    add("--batch", metavar="N", type=requests, default=DEFAULTS.batch, help="requests (default: 1)")
     add("--bits", metavar="TENSOR=N,...", type=bits, default={}, help=f"of {', '.join(TENSORS)}")
     parser.set_defaults(fail=parser.error)
 
@@ -85,7 +97,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         metavar="N",
-        type=positive,
+        type=workers,
         default=DEFAULTS.workers,
         help="of the solver; 1, the default, repeats exactly",
     )

@@ -4,9 +4,17 @@ from stream_mla.errors import InfeasibleError, SpecError
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.workload.operator_graph import CONTRACTIONS, Kind, OperatorGraph, Role
 
+MOST_MACS = 10**17
+"""A layer has at most this many MACs, so that all that is counted of it fits 64 bit: DeepSeek-V3 takes 4e16 for a
+prefill of a million tokens, half a minute on a whole H100."""
+
 
 def require(graph: OperatorGraph, accelerator: Accelerator) -> None:
     """Refuse operands that are too wide (SpecError), and what no memory can hold (InfeasibleError, a proof)."""
+    if graph.total_macs > MOST_MACS:
+        raise SpecError(
+            "the layer", [f"it has {graph.total_macs:.3g} MACs, at most {MOST_MACS:.0g} are simulated: lower --context"]
+        )
     _require_precision(graph, accelerator)
     _require_dram(graph, accelerator)
     _require_sram(graph, accelerator)

@@ -7,6 +7,7 @@ from math import fsum
 
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.hardware.interconnect import OFF_CHIP
+from stream_mla.hardware.plausibility import accelerator_notes
 from stream_mla.hardware.work import Gemm, UnitKind
 from stream_mla.point import Point
 from stream_mla.results.result import Result, Status
@@ -29,7 +30,8 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
     if solver_bound is not None:
         cycles["solver"] = solver_bound
     lower = max(cycles.values())
-    latency_gap, energy_gap = (latency - lower) / latency, (energy - limits.energy_pj) / energy
+    latency_gap = (latency - lower) / latency
+    energy_gap = (energy - limits.energy_pj) / energy if energy else 0.0  # a machine may have no energies
     gap = max(0.0, energy_gap if point.objective is Objective.ENERGY else latency_gap)
     bits = {
         way: sum(problem.tile_graph.blocks[m.block].bits for m in schedule.transfers if getattr(m, way) == OFF_CHIP)
@@ -103,7 +105,7 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         versions=versions(),
         layer=point.workload.model.layer,
         source=point.workload.model.source,
-        notes=point.workload.model.notes,
+        notes=(*point.workload.model.notes, *accelerator_notes(point.accelerator)),
     )
 
 

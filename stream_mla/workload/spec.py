@@ -8,14 +8,32 @@ Prefill and decode are not modes. A step computes `query_tokens` new tokens per 
 from dataclasses import dataclass, replace
 from typing import cast
 
+from stream_mla.errors import quoted
 from stream_mla.units import Bits
+
+MOST_TOKENS = 1 << 24
+"""A request has at most this many tokens, 16.8 million: the longest contexts of published models have 10 million."""
+MOST_REQUESTS = 1 << 16
+"""A batch has at most this many requests: each has tiles of its own, and servers batch some thousands."""
+_MOST = {
+    **dict.fromkeys(("heads", "kv_heads", "layers"), 1 << 12),
+    **dict.fromkeys(("query_tokens", "window", "chunk"), MOST_TOKENS),
+    "batch": MOST_REQUESTS,
+}
+"""Counts are at most so large; published models have up to 256 heads and 200 layers."""
+_MOST_SIZE = 1 << 20
+"""Every other size is at most this: published models have up to 53,248 elements in any dimension."""
 
 
 def _require_positive(owner: object, *names: str) -> None:
+    """Refuse counts and sizes below 1, and those beyond anything published, which would take days to simulate."""
     for name in names:
         value = getattr(owner, name)
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name} must be at least 1, got {quoted(value)}")
+        most = _MOST.get(name, _MOST_SIZE)
+        if value > most:
+            raise ValueError(f"{name} must be at most {most:,}, got {quoted(value)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +93,8 @@ class LatentAttention:
         if self.query_rank is not None:
             _require_positive(self, "query_rank")
         if self.rope_dim < 0 or self.rope_dim % 2:
-            raise ValueError(f"rope_dim must be even and not negative, got {self.rope_dim}")
+            raise ValueError(f"rope_dim must be even and not negative, got {quoted(self.rope_dim)}")
+        _require_positive(self, *(["rope_dim"] if self.rope_dim else []))
 
     @property
     def cache_elements(self) -> int:
@@ -208,8 +227,8 @@ class Workload:
 
     def __post_init__(self) -> None:
         _require_positive(self, "batch", "query_tokens")
-        if self.cached_tokens < 0:
-            raise ValueError(f"cached_tokens must not be negative, got {self.cached_tokens}")
+        if not 0 <= self.cached_tokens <= MOST_TOKENS:
+            raise ValueError(f"cached_tokens must be from 0 to {MOST_TOKENS:,}, got {quoted(self.cached_tokens)}")
 
     @property
     def key_tokens(self) -> int:

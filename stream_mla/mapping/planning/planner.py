@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from stream_mla.errors import InfeasibleError
 from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.interconnect import find_routes
 from stream_mla.mapping.planning.analytical_model import Setting, Spill, Strategy, estimate_machine, scaled_setting
 from stream_mla.mapping.planning.attention_group import attention_groups, expanded_tensors
 from stream_mla.mapping.planning.attention_tiling import AttentionCut, cut_attention, cut_of
@@ -73,13 +75,15 @@ def candidate_tilings(
     one after the other. Where the cache is expanded to keys and values, the first ones do so chunk by chunk.
     """
     machine = estimate_machine(accelerator)
+    if policy.fusion is Fusion.ON:
+        _require_paths(accelerator)
     seen: list[Tiling] = []
     for scale in SCALES:
         for head_sizes, way in _strategies(graph, _head_sizes(graph, forced), policy):
             sizes = {**forced, **head_sizes}
             setting_of = partial(scaled_setting, machine=machine, forced=sizes, scale=scale)
             found = list(_tilings(setting_of, graph, way, policy))
-            if scale == SCALES[0] and way.spill is Spill.NONE and policy.fusion is not Fusion.ON:
+            if scale == SCALES[0] and way.spill is Spill.NONE:
                 found += _with_room(setting_of, graph, accelerator, found[0], way, policy)
             for tiling in found:
                 if tiling not in seen:
@@ -97,6 +101,18 @@ def _head_sizes(graph: OperatorGraph, forced: Mapping[str, int]) -> list[Mapping
         if sizes and sizes not in found:
             found.append(sizes)
     return found
+
+
+def _require_paths(accelerator: Accelerator) -> None:
+    """Refuse to keep everything on a chip whose cores cannot send to each other."""
+    _, routes = find_routes(accelerator)
+    cores = list(enumerate(accelerator.cores))
+    for source, target in ((a, b) for a in cores for b in cores if a[0] != b[0]):
+        if (source[0], target[0]) not in routes:
+            raise InfeasibleError(
+                f"with fusion on, intermediate tensors go from core to core, and no path of links leads from "
+                f"{source[1].name} to {target[1].name} but through the DRAM: use fusion auto, or add a link"
+            )
 
 
 _SettingOf = Callable[..., Setting]
@@ -144,8 +160,11 @@ def _strategies(
     able = policy.prefetch is not Prefetch.SECOND
     expanded = expanded_tensors(attention_groups(graph)) if able else frozenset[str]()
 
+    fused_only = policy.fusion is Fusion.ON
+
     def way(spill: Spill, inline: frozenset[str] = frozenset()) -> Strategy:
-        return Strategy(spill=spill, inline=inline, sharing=policy.sharing)
+        kept = Spill.NEVER if fused_only and spill is Spill.NONE else spill
+        return Strategy(spill=kept, inline=inline, sharing=policy.sharing)
 
     if policy.fusion is Fusion.OFF:
         return [({}, way(Spill.ALL))]
@@ -155,8 +174,7 @@ def _strategies(
     ways += [({}, way(Spill.LARGE))]
     ways += [(sizes, way(Spill.NONE)) for sizes in head_sizes]
     ways += [(sizes, way(Spill.LARGE)) for sizes in head_sizes[1:]]
-    fused_only = policy.fusion is Fusion.ON
-    return [(sizes, entry) for sizes, entry in ways if not (fused_only and entry.spill is not Spill.NONE)]
+    return [(sizes, entry) for sizes, entry in ways if not (fused_only and entry.spill is not Spill.NEVER)]
 
 
 def _given_k_splits(graph: OperatorGraph, forced: Mapping[str, int]) -> Mapping[str, int] | None:

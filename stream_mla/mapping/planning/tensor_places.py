@@ -26,10 +26,11 @@ def places(setting: Setting, attention: Mapping[str, AttentionCut]) -> tuple[fro
         splits = attention[name].kv_splits
         if not machine.one_core_does_all:
             local -= group.score_tensors
-            if not machine.joined:
+            if not machine.joined and not setting.keeps_all:
                 spilled |= group.score_tensors
         if splits > 1:
-            if graph.tensors[group.attend.outputs[0].tensor].bits * splits > setting.small_bits:
+            bits = graph.tensors[group.attend.outputs[0].tensor].bits * splits
+            if not setting.keeps_all and bits > setting.small_bits:
                 spilled |= group.split_tensors
         elif machine.one_core_does_all:
             spilled, local = spilled - group.split_tensors, local | group.split_tensors

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE
+from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.hardware.work import UnitKind
 from stream_mla.schedule.problem import Problem
 
@@ -22,7 +22,8 @@ class _Balance:
     def __init__(self, problem: Problem, core_of_group: Sequence[int]) -> None:
         self.problem, self.core_of = problem, list(core_of_group)
         share = problem.resources[0].capacity / max(1, problem.accelerator.count(UnitKind.ARRAY))
-        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
+        grid = problem.resources[0].grid
+        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / grid for core in range(len(problem.cores))]
         self.arrays = np.zeros(len(problem.cores))
         self.loads = np.zeros(len(problem.cores))
         self.movable: list[dict[_Kind, list[int]]] = [defaultdict(list) for _ in problem.cores]

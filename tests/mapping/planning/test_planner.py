@@ -27,7 +27,7 @@ from stream_mla.mapping.planning.attention_tiling import streamed_bits
 from stream_mla.mapping.planning.candidate_sizes import Numbers, combine, group_choices, nested_size, piece_sizes
 from stream_mla.mapping.planning.memory_footprint import peak_occupancy
 from stream_mla.mapping.planning.planner import candidate_tilings
-from stream_mla.mapping.policy import POLICIES
+from stream_mla.mapping.policy import POLICIES, Fusion
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.workload.fusion_group import GroupRole
@@ -128,9 +128,7 @@ def test_estimated_cycles_are_those_of_the_cost_model(
     batch, m, n, k = shape
     work = Gemm(batch=batch, m=m, n=n, k=k, a_bits=8, b_bits=8, out_bits=8, accumulates=False)
     estimate = estimate_machine(machine(core)).tile_cycles(_numbers(batch), _numbers(m), _numbers(n), _numbers(k), 8)
-    # SCALE-Sim reports the number of the last cycle, counted from zero, for each entry of the batch
-    last = batch / min(1, rate) if delivery is Delivery.SYSTOLIC else 0
-    assert estimate.tolist() == [gemm_cost(core, work, Objective.LATENCY).cycles + last]
+    assert estimate.tolist() == [gemm_cost(core, work, Objective.LATENCY).cycles]
 
 
 def test_the_best_dataflow_counts() -> None:
@@ -494,3 +492,26 @@ def test_chains_wait_early_where_their_sums_are_small() -> None:
     assert {name: sums[name] for name in eager & contractions} == {
         "q_latent": 4, "kv_latent": 5, "key_rope_raw": 2, "query_rope_raw": 4,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("forced", [{}, {"parts": 4}])
+def test_with_fusion_on_nothing_passes_the_dram(forced: dict[str, int]) -> None:
+    """Neither what takes much room in a small memory, nor what slow links carry."""
+    slow = [bus("dram", "core0", "core1", bandwidth=16), wire("core0", "core1", bandwidth=1)]
+    policy = replace(FREE, fusion=Fusion.ON)
+    for accelerator in (machine(core_type(sram_bits=5000)), machine(core_type(), core_type(), links=slow)):
+        found = list(candidate_tilings(MLA, accelerator, forced, policy))
+        assert found
+        assert not any(tiling.spilled for tiling in found)
+
+
+def test_fusion_without_links_between_cores_is_refused() -> None:
+    links = [wire("dram", name, name=f"to {name}") for name in ("core0", "core1")]
+    with pytest.raises(InfeasibleError) as caught:
+        list(
+            candidate_tilings(MLA, machine(core_type(), core_type(), links=links), {}, replace(FREE, fusion=Fusion.ON))
+        )
+    assert str(caught.value) == (
+        "with fusion on, intermediate tensors go from core to core, and no path of links leads from core0 to core1 but "
+        "through the DRAM: use fusion auto, or add a link"
+    )
