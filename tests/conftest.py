@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from stream_mla import SCHEMES
+
 settings.register_profile("any machine", deadline=None)  # a slow or busy machine is no fault of an example
 settings.load_profile("any machine")
-
-from stream_mla import SCHEMES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
