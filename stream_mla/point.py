@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from os import PathLike
 from typing import Never, Self
 
@@ -85,7 +86,7 @@ class Point:
         if self.latency_cap_cycles is not None and self.objective is not Objective.ENERGY:
             raise ValueError(f"a latency cap needs the objective energy, got {self.objective}")
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Fingerprint of all inputs; equal points have equal fingerprints."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stream_mla.errors import SpecError
@@ -61,9 +60,9 @@ def _load(name: str) -> "Model | Accelerator | CoreType":
         return catalog.load_model(name)
     if name in catalog.accelerator_names():
         return catalog.load_accelerator(name)
-    if Path(name).exists() or Path(name).suffix or len(Path(name).parts) > 1:
+    if catalog.is_path(name):
         return catalog.check(name)
-    near = difflib.get_close_matches(name, [*catalog.model_names(), *catalog.accelerator_names()])
+    near = difflib.get_close_matches(name[:200], [*catalog.model_names(), *catalog.accelerator_names()])
     advice = f"did you mean {' or '.join(near)}?" if near else "see stream-mla list models and list accelerators."
     raise SpecError(
         name, [f"no shipped model or accelerator has this name: {advice} The path of a file is accepted too"]

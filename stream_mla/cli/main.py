@@ -1,20 +1,20 @@
 """The command line: parse, load, one public call, show. Nothing is computed here.
 
-Exit codes: 0 done, 2 the input is at fault, 3 a point has no schedule, 130 interrupted, 141 nobody reads our output.
-Libraries that take long to load are imported by the handlers that need them.
+Exit codes: 0 done; 2 the input is at fault, or the output cannot be written; 3 a point has no schedule; 130
+interrupted; 141 nobody reads our output. Libraries that take long to load are imported by the handlers that need them.
 """
 
 import argparse
 import gc
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from stream_mla.cli import inspect, pareto, reproduce, run
+from stream_mla.cli.output import give_up, printable_output, say
 from stream_mla.cli.progress import INTERRUPTED
-from stream_mla.errors import StreamMlaError
+from stream_mla.errors import LONGEST_MESSAGE, StreamMlaError, cut, printable
 
 FAULTY_INPUT = 2
 BROKEN_PIPE = 141
@@ -22,20 +22,43 @@ BROKEN_PIPE = 141
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parsed = _parser().parse_args(arguments)
+    with printable_output() as read:
+        code = _run(arguments)
+    if code != BROKEN_PIPE and read:
+        return code
+    give_up(sys.stdout)
+    return code or BROKEN_PIPE
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run one command and return its exit code, whatever ends it."""
     collects = gc.isenabled()
-    gc.disable()  # millions of small objects and no cycles to speak of: collecting takes a quarter of the time
     try:
+        parsed = _parser().parse_args(arguments)
+        gc.disable()  # millions of small objects and no cycles to speak of: collecting takes a quarter of the time
         code: int = parsed.handler(parsed)
         sys.stdout.flush()
+    except SystemExit:  # help, the version, or a mistake in the command line: argparse printed it
+        try:
+            sys.stdout.flush()
+        except OSError:
+            give_up(sys.stdout)
+        raise
     except StreamMlaError as error:
-        print(error, file=sys.stderr)
+        say(error)
         return FAULTY_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it exits
         return BROKEN_PIPE
+    except OSError as error:
+        file = f" {error.filename!r}" if error.filename else " the output"
+        say(f"cannot read or write{file}: {error.strerror}")
+        give_up(sys.stdout)
+        return FAULTY_INPUT
+    except MemoryError:
+        say("this takes more memory than there is: use a smaller layer, or larger pieces with --tile")
+        return FAULTY_INPUT
     finally:
         if collects:
             gc.enable()
@@ -46,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(FAULTY_INPUT, f"{self.prog}: error: {message}\n")
+        self.exit(FAULTY_INPUT, f"{self.prog}: error: {printable(cut(message, LONGEST_MESSAGE))}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,17 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stream_mla.cli.values import TENSORS, bits, cycles_or_seconds, not_negative, positive, seconds, share, sizes
+from stream_mla.cli.values import (
+    TENSORS,
+    bits,
+    cycles_or_seconds,
+    not_negative,
+    positive,
+    seconds,
+    share,
+    sizes,
+    workers,
+)
 from stream_mla.errors import SpecError
 from stream_mla.mapping.policy import POLICIES, Fusion, Prefetch
 from stream_mla.settings import DEFAULTS, NAMES, Settings, SettingsError, point_fields, unknown_sizes
@@ -84,7 +94,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         metavar="N",
-        type=positive,
+        type=workers,
         default=DEFAULTS.workers,
         help="of the solver; 1, the default, repeats exactly",
     )

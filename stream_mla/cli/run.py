@@ -37,9 +37,16 @@ def handle(arguments: argparse.Namespace) -> int:
     """Evaluate the rows and print those that are done, whatever ends the run."""
     from stream_mla.results.render import tables
 
+    for name in ("save", "start"):
+        if getattr(arguments, name) == "":
+            arguments.fail(f"argument --{name}: expected a path, got ''")
     if arguments.again and not arguments.save:
         arguments.fail("argument --again: it needs --save")
     points = options.points(arguments)
+    if arguments.save:
+        from stream_mla.results import store
+
+        store.prepare(Path(arguments.save))
     rows: list[Row] = []
     with patient():
         try:
@@ -63,7 +70,7 @@ def _evaluate(points: Sequence["Point"], rows: list["Row"], arguments: argparse.
     if arguments.start:
         from stream_mla.results import store
 
-        starts = store.starts(Path(arguments.start), points)
+        starts = store.starts(Path(arguments.start), points, lambda said: print(said, file=sys.stderr))
     code = 0
     for point, start in zip(points, starts, strict=True):
         name = f"{point.workload.model.name} {point.scheme}"
@@ -124,12 +131,12 @@ def _row(point: "Point", start: "Stored | None", rows: list["Row"], name: str, a
 
 
 def _stored(folder: Path, point: "Point", name: str) -> "Stored | None":
-    """Return what is stored of a point, if it can be used: its schedule must obey today's rules."""
+    """Return what is stored of a point, if it can be used: what other code stored must obey today's rules."""
     from stream_mla.results import store
 
     try:
         stored = store.reusable(folder, point)
-        if stored is not None:
+        if stored is not None and not store.made_by_this_code(stored):
             store.rebuilt(stored, point)
     except SpecError as error:
         print(f"{name}: computed again. {error}", file=sys.stderr)

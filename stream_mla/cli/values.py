@@ -2,8 +2,14 @@
 
 import argparse
 
+from stream_mla.errors import quoted
+
 LARGEST = 2**31 - 1
-"""Of any whole number here: what the solver takes as a seed, and more than any sensible count."""
+"""A whole number is at most this: what the solver takes as a seed, and more than any sensible count."""
+MOST_WORKERS = 256
+"""The solver gets at most this many threads: it has no use for more, and each takes memory."""
+LONGEST_CYCLES = 10**15
+"""A latency cap has at most this many cycles: ten days at 1 GHz."""
 TENSORS = ("weights", "cache", "activations", "partials")
 
 
@@ -17,13 +23,19 @@ def not_negative(text: str) -> int:
     return _whole(text, least=0)
 
 
-def _whole(text: str, *, least: int) -> int:
+def workers(text: str) -> int:
+    """Read a number of threads."""
+    return _whole(text, least=1, most=MOST_WORKERS)
+
+
+def _whole(text: str, *, least: int, most: int = LARGEST) -> int:
+    """Return a whole number in a range."""
     try:
         number = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-    if not least <= number <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be from {least} to {LARGEST}, got {number}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {quoted(text)}") from None
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"must be from {least} to {most}, got {quoted(number)}")
     return number
 
 
@@ -31,7 +43,7 @@ def seconds(text: str) -> float:
     """Read a time limit."""
     number = _number(text, "a number of seconds")
     if not 0 <= number <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {LARGEST} seconds, got {text}")
+        raise argparse.ArgumentTypeError(f"must be from 0 to {LARGEST} seconds, got {quoted(text)}")
     return number
 
 
@@ -39,7 +51,7 @@ def share(text: str) -> float:
     """Read a share of the whole."""
     number = _number(text, "a share, such as 0.001")
     if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {quoted(text)}")
     return number
 
 
@@ -47,21 +59,21 @@ def _number(text: str, expected: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {quoted(text)}") from None
 
 
 def cycles_or_seconds(text: str) -> int | float:
     """Read `500000` as cycles (an int) and `0.5 ms` as seconds (a float)."""
     from stream_mla.units import SECONDS, parse
 
-    if text.isdecimal():
-        return positive(text)
+    if text.isascii() and text.isdecimal():
+        return _whole(text, least=1, most=LONGEST_CYCLES)
     try:
         number = float(parse(text, SECONDS))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected cycles, or a time such as '0.5 ms': {error}") from None
-    if number == 0:
-        raise argparse.ArgumentTypeError(f"must be more than 0, got {text!r}")
+    if not 0 < number <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be more than 0 s and at most {LARGEST} s, got {quoted(text)}")
     return number
 
 
@@ -71,7 +83,7 @@ def sizes(text: str) -> dict[str, int]:
     for entry in text.split(","):
         name, equals, size = entry.partition("=")
         if not equals:
-            raise argparse.ArgumentTypeError(f"expected NAME=N, got {entry!r}")
+            raise argparse.ArgumentTypeError(f"expected NAME=N, got {quoted(entry)}")
         if name in found:
             raise argparse.ArgumentTypeError(f"{name} is given twice: keep one")
         found[name] = positive(size)

@@ -5,22 +5,22 @@ problems of a file, and of the core files it refers to, come in one `SpecError`.
 """
 
 import difflib
-import json
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from stream_mla.errors import SpecError
+from stream_mla.errors import SpecError, cut, printable, quoted
 from stream_mla.frontends.huggingface import model_of
-from stream_mla.frontends.schema import FAILED, Failed, Reader, join, unstructure, words
+from stream_mla.frontends.schema import FAILED, LONGEST_NAME, Failed, Reader, unstructure, words
 from stream_mla.frontends.system_file import SystemReader, unstructure_system
+from stream_mla.frontends.text_files import MOST_JSON_BYTES, MOST_YAML_BYTES, read_json, read_text, read_yaml
 from stream_mla.hardware.accelerator import Accelerator, CoreType
 from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Model
 
 KINDS = {"latent": LatentAttention, "grouped_query": GroupedQueryAttention}
-"""The value of `attention.kind` in a model file."""
+"""`attention.kind` in a model file has one of these values, and gives the class that holds the sizes."""
 
 _MODELS = "workloads"
 _ACCELERATORS = "accelerators"
@@ -112,23 +112,32 @@ def _shipped(kind: str) -> Path:
     return package / kind if (package / kind).is_dir() else package.parent / kind
 
 
+def is_path(text: str) -> bool:
+    """Tell whether a text that is no shipped name is meant as a path; never fails, however odd the text."""
+    try:
+        return os.path.exists(text) or bool(Path(text).suffix) or len(Path(text).parts) > 1  # noqa: PTH110  never fails
+    except ValueError:
+        return True  # no file can have such a name, which is said where it is opened
+
+
 def _find(name_or_path: str, kind: str) -> Path:
+    """Return the file of a shipped name, or the path as given."""
     names = _names(kind)
     if name_or_path in names:
         return _shipped(kind) / f"{name_or_path}.yaml"
-    path = Path(name_or_path)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    near = difflib.get_close_matches(name_or_path, names)
+    if is_path(name_or_path):
+        return Path(name_or_path)
+    near = difflib.get_close_matches(name_or_path[:LONGEST_NAME], names)
     advice = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(names)}."
     what = "model" if kind == _MODELS else "accelerator"
     raise SpecError(name_or_path, [f"no shipped {what} has this name: {advice} The path of a file is accepted too"])
 
 
 def _load(cls: type, file: Path) -> Model | Accelerator | CoreType:
+    """Return what the file describes; SpecError with all problems of it and of the files it names."""
     reader = Reader(KINDS)
     if cls is Accelerator:
-        reader = SystemReader(lambda name, core_reader: _yaml(file.parent / name, core_reader))
+        reader = SystemReader(lambda name, core_reader: _core_file(file, name, core_reader))
     data = _yaml(file, reader)
     value: Any = FAILED if data is FAILED else reader.read(cls, data, "")
     if reader.problems:
@@ -137,88 +146,54 @@ def _load(cls: type, file: Path) -> Model | Accelerator | CoreType:
     return value
 
 
+def _core_file(system: Path, name: str, reader: Reader) -> Any:
+    """Return the data in a core file that a system file names: one in the system file's folder or below, or shipped.
+
+    Other files are refused unread: a system file from elsewhere is no reason to open, and quote, any file there is.
+    """
+    folders = [system.parent, _shipped(_ACCELERATORS)]
+    try:
+        file = Path(os.path.realpath(system.parent / name))
+        inside = any(file.is_relative_to(os.path.realpath(folder)) for folder in folders)
+    except ValueError:
+        return reader.add(f"{quoted(name)} is no path: correct it", "")
+    if not inside:
+        where = f"the folder of the system file ({folders[0]}), below it, or with the shipped accelerators"
+        return reader.add(f"a core file must lie in {where}: copy it there", "")
+    return _yaml(system.parent / name, reader)
+
+
 def _is_hugging_face(path: Path) -> bool:
-    return path.is_dir() or path.suffix == ".json"
+    """Tell whether a path is that of a model's repository or its config."""
+    return path.suffix == ".json" or _is_folder(path)
+
+
+def _is_folder(path: Path) -> bool:
+    """Tell whether there is a folder; of a path that no file can have, that there is none."""
+    return os.path.isdir(path)  # noqa: PTH112  never fails
 
 
 def _hugging_face(path: Path) -> Model:
-    file = path / "config.json" if path.is_dir() else path
+    """Return the model that a `config.json`, or the one in a folder, describes."""
+    file = path / "config.json" if _is_folder(path) else path
     reader = Reader(KINDS)
-    text = _text(file, reader)
+    text = read_text(file, MOST_JSON_BYTES, reader)
     config: object = None
-    try:
-        config = None if isinstance(text, Failed) else json.loads(text)
-    except json.JSONDecodeError as error:
-        reader.add(f"{error.msg}, column {error.colno}: correct the JSON", f"line {error.lineno}")
+    if not isinstance(text, Failed):
+        config = read_json(text, reader)
     if not reader.problems and not isinstance(config, dict):
-        reader.add(f"expected a JSON object, got {config!r}: give the config.json of a model", "")
+        reader.add(f"expected a JSON object, got {quoted(config)}: give the config.json of a model", "")
     if reader.problems:
         raise SpecError(str(file), reader.problems)
     config = cast(dict[str, object], config)
-    origin = Path(str(config.get("_name_or_path") or file.stem)).name
-    folder = file.resolve().parent.name
-    return model_of(config, name=folder if file.name == "config.json" and folder else origin, where=str(file))
-
-
-def _text(file: Path, reader: Reader) -> str | Failed:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return reader.add(f"file not found, {str(file)!r}: check the path", "")
-    except OSError as error:
-        return reader.add(f"cannot read {str(file)!r} ({error.strerror}): check the path", "")
-    except UnicodeDecodeError as error:
-        return reader.add(f"not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8", "")
+    given = config.get("_name_or_path")
+    origin = Path(given).name if isinstance(given, str) and given else file.stem
+    folder = Path(os.path.realpath(file)).parent.name
+    name = folder if file.name == "config.json" and folder else origin or file.stem
+    return model_of(config, name=printable(cut(name, LONGEST_NAME - 30)), where=str(file))
 
 
 def _yaml(file: Path, reader: Reader) -> Any:
-    """Return the data in a YAML file, or FAILED; keys that are given twice are noted as problems."""
-    text = _text(file, reader)
-    if isinstance(text, Failed):
-        return text
-    try:
-        node, data = _parsed(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        return reader.add(f"{error.problem}: correct the YAML", where)
-    except (yaml.YAMLError, ValueError) as error:
-        return reader.add(f"{error}: correct the YAML", "")
-    for problem, path in _duplicates(node, "", set()):
-        reader.add(problem, path)
-    return data
-
-
-def _parsed(text: str) -> tuple[yaml.Node | None, Any]:
-    """Return the root of a YAML text, and its data.
-
-    libyaml, where PyYAML has it, takes a tenth of the time. What is wrong is told in the words of the other parser.
-    """
-    try:
-        return _composed(getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text))
-    except (yaml.YAMLError, ValueError):
-        return _composed(yaml.SafeLoader(text))
-
-
-def _composed(loader: Any) -> tuple[yaml.Node | None, Any]:
-    node = loader.get_single_node()
-    return node, None if node is None else loader.construct_document(node)
-
-
-def _duplicates(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a mapping gives twice, of which YAML would silently keep the last."""
-    if id(node) in seen:  # an alias
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _duplicates(item, f"{path}[{index}]", seen)
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, item in node.value:
-            line = key.start_mark.line + 1
-            below = join(path, key.value)
-            if key.value in lines:
-                yield f"key {key.value!r} is given on lines {lines[key.value]} and {line}: keep one", below
-            lines[key.value] = line
-            yield from _duplicates(item, below, seen)
+    """Return the data in a YAML file, or FAILED after the problem was noted."""
+    text = read_text(file, MOST_YAML_BYTES, reader)
+    return text if isinstance(text, Failed) else read_yaml(text, reader)

@@ -13,19 +13,18 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get_type_hints
 
-from stream_mla.units import Unit, format_quantity, parse
+from stream_mla.errors import MOST_PROBLEMS, UNPRINTABLE, quoted
+from stream_mla.units import Unit, format_quantity, parse, within
+
+LONGEST_NAME = 200
+"""A name has at most this many characters: names are columns of tables and parts of file names, which end at 255."""
 
 
 class Failed:
-    """What a reader returns after it noted a problem, so that nothing is said twice about one mistake."""
+    """A reader returns this after it noted a problem, so that nothing is said twice about one mistake."""
 
 
 FAILED: Final = Failed()
-
-
-def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that a misspelt one was meant to be, if any is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 class Reader:
@@ -42,6 +41,14 @@ class Reader:
         place = path or "top level"
         self.problems.append(f"{problem} @ {self._file}: {place}" if self._file else f"{problem} @ {place}")
         return FAILED
+
+    def closest(self, word: str, known: Iterable[str]) -> str | None:
+        """Return the known word that a misspelt one was meant to be, if any is near; not for problems that are only
+        counted in the end, as comparing thousands of words takes long.
+        """
+        if len(self.problems) >= MOST_PROBLEMS:
+            return None
+        return next(iter(difflib.get_close_matches(word[:LONGEST_NAME], sorted(known), n=1)), None)
 
     def read(self, hint: Any, value: object, path: str) -> Any:
         """Return `value` as the type that `hint` asks for, or FAILED."""
@@ -66,7 +73,7 @@ class Reader:
         return values if isinstance(values, Failed) else self.construct(cls, values, path)
 
     def construct(self, cls: Any, values: Mapping[str, object], path: str) -> Any:
-        """Call a constructor; what it refuses is a problem at `path`."""
+        """Return what a constructor makes of the values, or FAILED; what it refuses is a problem at `path`."""
         try:
             return cls(**values)
         except ValueError as error:
@@ -77,15 +84,15 @@ class Reader:
     ) -> dict[str, object] | Failed:
         """Read each field of a mapping; FAILED where one is missing, unknown or wrong."""
         if not isinstance(value, dict):
-            return self.add(f"expected a mapping with the keys {', '.join(hints)}, got {value!r}", path)
-        given = {str(key): item for key, item in cast(dict[object, object], value).items()}
+            return self.add(f"expected a mapping with the keys {', '.join(hints)}, got {quoted(value)}", path)
+        given = {key_text(key): item for key, item in cast(dict[object, object], value).items()}
         missing = [name for name in hints if name not in given]
         failed = False
         for key in [key for key in given if key not in hints]:
             failed = True
-            near = closest(key, missing) or closest(key, hints)
+            near = self.closest(key, missing) or self.closest(key, hints)
             advice = f"did you mean {near!r}?" if near else f"remove it, or use one of {', '.join(hints)}"
-            self.add(f"unknown key {key!r}: {advice}", join(path, key))
+            self.add(f"unknown key {quoted(key)}: {advice}", join(path, key))
             # A misspelt key is one mistake: the key it should have been is not reported as missing too.
             missing = [name for name in missing if name != near]
         values: dict[str, object] = {}
@@ -99,14 +106,17 @@ class Reader:
         return FAILED if failed or FAILED in values.values() else values
 
     def _quantity(self, unit: Unit, value: object, path: str) -> Any:
+        """Read a quantity, whose number must lie in the range of its kind."""
         try:
-            return parse(value, unit)
+            number = parse(value, unit)
+            within(number, unit, path.rpartition(".")[2])
+            return number
         except ValueError as error:
             return self.add(str(error), path)
 
     def _sequence(self, hint: Any, value: object, path: str) -> Any:
         if not isinstance(value, list):
-            return self.add(f"expected a list, got {value!r}: write [...], or lines that start with '-'", path)
+            return self.add(f"expected a list, got {quoted(value)}: write [...], or lines that start with '-'", path)
         items = [self.read(hint, item, f"{path}[{i}]") for i, item in enumerate(cast(list[object], value))]
         return FAILED if any(item is FAILED for item in items) else tuple(items)
 
@@ -119,29 +129,40 @@ class Reader:
             return self.read(options[0], value, path)
         kinds = {name: cls for name, cls in self.kinds.items() if cls in options}
         if not isinstance(value, dict):
-            return self.add(f"expected a mapping with the key 'kind' ({' or '.join(kinds)}), got {value!r}", path)
+            return self.add(f"expected a mapping with the key 'kind' ({' or '.join(kinds)}), got {quoted(value)}", path)
         rest = dict(cast(dict[object, object], value))
         if "kind" not in rest:
             return self.add(f"required key 'kind' is missing: add it, one of {', '.join(kinds)}", join(path, "kind"))
         kind = rest.pop("kind")
-        if str(kind) not in kinds:
-            return self.add(f"{kind!r} is not a kind: use one of {', '.join(kinds)}", join(path, "kind"))
-        return self.dataclass(kinds[str(kind)], rest, path)
+        if not isinstance(kind, str) or kind not in kinds:
+            return self.add(f"{quoted(kind)} is not a kind: use one of {', '.join(kinds)}", join(path, "kind"))
+        return self.dataclass(kinds[kind], rest, path)
 
     def _choice(self, cls: type[StrEnum], value: object, path: str) -> Any:
         try:
             return cls(cast(str, value))
-        except ValueError:
-            return self.add(f"{value!r} is not a {words(cls.__name__)}: use one of {', '.join(cls)}", path)
+        except (ValueError, TypeError):  # TypeError: a list, which no set contains
+            return self.add(f"{quoted(value)} is not a {words(cls.__name__)}: use one of {', '.join(cls)}", path)
 
     def _plain(self, cls: type, value: object, path: str) -> Any:
         """Read a bool, an integer, a number without unit, or text. To Python True is an int; here it is not."""
-        if isinstance(value, bool) is (cls is bool) and isinstance(value, int | float if cls is float else cls):
-            finite = cls is not float or abs(cast(float, value)) <= sys.float_info.max
-            return (
-                cast(Any, cls)(value) if finite else self.add(f"{value!r} is not a finite number: write digits", path)
-            )
-        return self.add(f"expected {_EXPECTED[cls][0]}, got {value!r}: {_EXPECTED[cls][1]}", path)
+        if isinstance(value, bool) is not (cls is bool) or not isinstance(value, int | float if cls is float else cls):
+            return self.add(f"expected {_EXPECTED[cls][0]}, got {quoted(value)}: {_EXPECTED[cls][1]}", path)
+        if cls is str:
+            return self._text(cast(str, value), path)
+        if cls is float and not abs(cast(float, value)) <= sys.float_info.max:
+            return self.add(f"{quoted(value)} is not a finite number: write digits", path)
+        return cast(Any, cls)(value)
+
+    def _text(self, text: str, path: str) -> Any:
+        """Read text that is safe to print; a name is short, is not empty, and has no line breaks."""
+        if found := UNPRINTABLE.search(text):
+            return self.add(f"{quoted(text)} has the character {quoted(found[0])}, which is not text: remove it", path)
+        if path.rpartition(".")[2] != "name":
+            return text
+        if not text.strip() or "\n" in text or "\t" in text or len(text) > LONGEST_NAME:
+            return self.add(f"a name has 1 to {LONGEST_NAME} characters on one line, got {quoted(text)}", path)
+        return text
 
 
 _EXPECTED: Mapping[type, tuple[str, str]] = {
@@ -150,6 +171,11 @@ _EXPECTED: Mapping[type, tuple[str, str]] = {
     float: ("a number", "write digits with a decimal point, without unit or quotes"),
     str: ("text", "write it in quotes"),
 }
+
+
+def key_text(key: object) -> str:
+    """Return a key as text; a huge integer, which Python does not write, in words."""
+    return key if isinstance(key, str) else quoted(key)
 
 
 def join(path: str, key: str) -> str:

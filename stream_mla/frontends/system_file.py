@@ -10,15 +10,26 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any, cast
 
-from stream_mla.frontends.schema import FAILED, Reader, closest, join, unstructure
+from stream_mla.errors import quoted
+from stream_mla.frontends.schema import FAILED, Reader, join, unstructure
 from stream_mla.hardware.accelerator import DRAM, Accelerator, Core, CoreType, Dram, Link, LinkKind
-from stream_mla.units import BITS_PER_CYCLE, BITS_PER_SECOND, Hertz, PicojoulesPerBit, Seconds, Unit, parse
+from stream_mla.units import (
+    BITS_PER_CYCLE,
+    BITS_PER_SECOND,
+    Hertz,
+    PicojoulesPerBit,
+    Seconds,
+    Unit,
+    parse,
+    within,
+)
 
-_MOST_CORES = 100_000
-"""Of one group; a slip in `count` is reported rather than filling the memory."""
+_MOST_CORES = 512
+"""A system has at most this many cores; the largest GPU has 304. The route between every two of them is kept, 260,000
+routes at this number, and a slip in `count` is reported rather than filling the memory."""
 
 ReadFile = Callable[[str, Reader], object]
-"""Returns the data in a file named in the system file, or notes the problem with the reader and returns FAILED."""
+"""A function that returns the data in a file named in the system file, or FAILED after it noted the problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +106,8 @@ class SystemReader(Reader):
         self._type_of_file: dict[str, CoreType | None] = {}
         self._clock: float | None = None
         self._cores_of: dict[str, tuple[str, ...]] = {}
+        self._taken = {DRAM}
+        """The names of the DRAM, of groups and of cores."""
         self._cores_known = False
 
     def read(self, hint: Any, value: object, path: str) -> Any:
@@ -153,19 +166,21 @@ class SystemReader(Reader):
         given = [key for key in ("file", "type") if key in cast(dict[object, object], value)]
         if len(given) != 1:
             self.add(f"got {' and '.join(given) or 'neither file nor type'}: give one of the two", path)
-        if not 1 <= group.count <= _MOST_CORES:
-            return self.add(f"count must be from 1 to {_MOST_CORES}, got {group.count}", join(path, "count"))
+        left = _MOST_CORES - sum(map(len, self._cores_of.values()))
+        if not 1 <= group.count <= left:
+            most = f"{max(left, 0)} (a system has at most {_MOST_CORES:,} cores)"
+            return self.add(f"count must be from 1 to {most}, got {quoted(group.count)}", join(path, "count"))
         names = _core_names(group.name, group.count)
-        taken = {DRAM, *self._cores_of, *(name for others in self._cores_of.values() for name in others)}
-        if clash := next((name for name in (group.name, *names) if name in taken), None):
+        if clash := next((name for name in (group.name, *names) if name in self._taken), None):
             return self.add(f"the name {clash!r} is taken: use another", join(path, "name"))
         self._cores_of[group.name] = names
+        self._taken |= {group.name, *names}
         return group
 
     def _core_file(self, value: object, path: str) -> CoreType | None:
         """Read the core type in a file; None after a problem, so that the group still counts and links may name it."""
         if not isinstance(value, str):
-            self.add(f"expected the path of a core file, got {value!r}: write text", path)
+            self.add(f"expected the path of a core file, got {quoted(value)}: write text", path)
             return None
         if value not in self._type_of_file:
             reader = Reader({}, file=value)
@@ -209,28 +224,32 @@ class SystemReader(Reader):
         return FAILED if first is FAILED else _mesh_links(first, ends, entry.columns)
 
     def _link_kind(self, value: object, path: str) -> Any:
-        if value in set(LinkKind):
-            return LinkKind(cast(str, value))
-        return self.add(f"{value!r} is not a link kind: use one of {', '.join([*LinkKind, _MESH])}", path)
+        if isinstance(value, str) and value in set(LinkKind):
+            return LinkKind(value)
+        return self.add(f"{quoted(value)} is not a link kind: use one of {', '.join([*LinkKind, _MESH])}", path)
 
     def _end(self, value: object, path: str) -> Any:
         if not isinstance(value, str):
-            return self.add(f"expected the name of an end, got {value!r}: write text", path)
-        names = {name: (name,) for names in self._cores_of.values() for name in names}
-        known = {DRAM: (DRAM,)} | names | self._cores_of
-        if value in known or not self._cores_known:
-            return known.get(value, (value,))
-        near = closest(value, known)
+            return self.add(f"expected the name of an end, got {quoted(value)}: write text", path)
+        if value in self._taken or not self._cores_known:
+            return self._cores_of.get(value, (value,))
+        near = self.closest(value, self._taken)
         advice = f"did you mean {near!r}?" if near else f"use one of {', '.join([DRAM, *self._cores_of])}"
-        return self.add(f"{value!r} is neither 'dram' nor a core nor a group of cores: {advice}", path)
+        return self.add(f"{quoted(value)} is neither 'dram' nor a core nor a group of cores: {advice}", path)
 
     def _bandwidth(self, value: object, path: str) -> Any:
         """Convert to bit/s; FAILED without a word where only the clock is to blame, which has its own problem."""
         try:
             if isinstance(value, str) and value.endswith("/cycle"):
                 per_cycle = parse(value, BITS_PER_CYCLE)
-                return FAILED if self._clock is None else per_cycle * self._clock
-            return float(parse(value, _PER_SECOND_OR_CYCLE))
+                within(per_cycle, BITS_PER_CYCLE, path.rpartition(".")[2])
+                if self._clock is None:
+                    return FAILED
+                number = per_cycle * self._clock
+            else:
+                number = float(parse(value, _PER_SECOND_OR_CYCLE))
+            within(number, BITS_PER_SECOND, path.rpartition(".")[2])
+            return number
         except ValueError as error:
             return self.add(str(error), path)
 

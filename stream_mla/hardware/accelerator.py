@@ -1,13 +1,16 @@
-"""What it runs on: cores with their arrays and memories, DRAM, links.
+"""The machine that a layer runs on: cores with their arrays and memories, DRAM, links.
 
 On-chip quantities are per cycle, off-chip ones per second, as datasheets give them; the two meet only in
-the properties of `Accelerator`. Every number is required: physics has no defaults.
+the properties of `Accelerator`. Every number is required: physics has no defaults. Quantities have their ranges in
+`stream_mla.units`, which hold for files; the ranges of counts are here, and hold for all.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stream_mla.errors import quoted
 from stream_mla.units import (
     Bits,
     BitsPerCycle,
@@ -20,11 +23,32 @@ from stream_mla.units import (
 )
 
 DRAM = "dram"
-"""The name by which links reach the DRAM."""
+"""Links reach the DRAM by this name."""
+
+RESERVED = ("arrays", "vector units", "arrays and late loads", "critical path", "solver")
+"""Results count these beside links, by name: no link may be called so."""
+
+MOST_ROWS = 100_000
+"""An array has at most this many rows, and as many columns: 390 times those of the largest that were built (TPU v1)."""
+MOST_COPIES = 4096
+"""A core has at most this many arrays: the SM of a GPU has 4, the largest engines of phones 16."""
+MOST_OPERATIONS = 10**9
+"""A vector unit does at most this many operations per cycle: a whole wafer does some 10^7."""
+MACS_PER_ELEMENT = (1e-4, 1e4)
+"""An element does so many MACs per cycle: from a bit-serial product of 64 bit, 1 in 4,096, to a tensor core as a whole,
+some 10^3."""
+
+
+def _require_count(name: str, value: int, most: int) -> None:
+    """Refuse a count of something that there is, or is more of than was ever built."""
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {quoted(value)}")
 
 
 class Dataflow(StrEnum):
-    """Which GEMM dimensions (C[M,N] = A[M,K] B[K,N]) are unrolled over (rows, columns) of the array."""
+    """A choice of the GEMM dimensions (C[M,N] = A[M,K] B[K,N]) that are unrolled over (rows, columns) of the array."""
 
     OUTPUT_STATIONARY = "output_stationary"
     """(M, N): each element keeps one output."""
@@ -35,7 +59,7 @@ class Dataflow(StrEnum):
 
 
 class Delivery(StrEnum):
-    """How operands reach the elements of the array."""
+    """The way in which operands reach the elements of the array."""
 
     SYSTOLIC = "systolic"
     """From neighbour to neighbour: skewed, with fill and drain (SCALE-Sim's model)."""
@@ -44,7 +68,7 @@ class Delivery(StrEnum):
 
 
 class LinkKind(StrEnum):
-    """How the bandwidth of a link is shared."""
+    """The way in which the bandwidth of a link is shared."""
 
     BUS = "bus"
     """All transfers between any of its ends share the bandwidth."""
@@ -56,7 +80,7 @@ class LinkKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class OperandPrecision:
-    """What one element of the array does at one operand width."""
+    """The rate and energy of one element of the array at one operand width."""
 
     operand: Bits
     macs_per_element: float
@@ -79,8 +103,9 @@ class Array:
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1:
             raise ValueError(f"rows and columns must be at least 1, got {self.rows} x {self.columns}")
-        if self.copies < 1:
-            raise ValueError(f"copies must be at least 1, got {self.copies}")
+        _require_count("rows", self.rows, MOST_ROWS)
+        _require_count("columns", self.columns, MOST_ROWS)
+        _require_count("copies", self.copies, MOST_COPIES)
         if not self.dataflows:
             raise ValueError("dataflows must name at least one dataflow")
         if not self.precisions:
@@ -88,10 +113,17 @@ class Array:
         for precision in self.precisions:
             if precision.macs_per_element <= 0:
                 raise ValueError(f"macs_per_element must be > 0, got {precision.macs_per_element:g}")
+            if not MACS_PER_ELEMENT[0] <= precision.macs_per_element <= MACS_PER_ELEMENT[1]:
+                least, most = MACS_PER_ELEMENT
+                raise ValueError(
+                    f"macs_per_element must be from {least:g} to {most:g}, got {precision.macs_per_element:g}"
+                )
+            if precision.operand < 1:
+                raise ValueError(f"operand must be at least 1 bit, got {precision.operand}")
 
     @property
     def elements(self) -> int:
-        """Of all copies."""
+        """The elements of all copies."""
         return self.copies * self.rows * self.columns
 
     def precision(self, operand_bits: int) -> OperandPrecision | None:
@@ -108,8 +140,7 @@ class VectorUnit:
     operation_energy: PicojoulesPerOperation
 
     def __post_init__(self) -> None:
-        if self.operations_per_cycle < 1:
-            raise ValueError(f"operations_per_cycle must be at least 1, got {self.operations_per_cycle}")
+        _require_count("operations_per_cycle", self.operations_per_cycle, MOST_OPERATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +148,7 @@ class Registers:
     """The storage inside each element of the array."""
 
     capacity: Bits
-    """Per element; bounds how many outputs and operands an element keeps (register blocking)."""
+    """The bits per element; they bound how many outputs and operands an element keeps (register blocking)."""
     read_energy: PicojoulesPerBit
     write_energy: PicojoulesPerBit
 
@@ -172,7 +203,7 @@ class Dram:
     capacity: Bits
     bandwidth: BitsPerSecond
     latency: Seconds
-    """From the last bit on the channel to the data being usable; later transfers overlap with it."""
+    """The time from the last bit on the channel to the data being usable; later transfers overlap with it."""
     read_energy: PicojoulesPerBit
     write_energy: PicojoulesPerBit
 
@@ -189,9 +220,9 @@ class Link:
     name: str
     kind: LinkKind
     ends: tuple[str, ...]
-    """Core names, or `dram`."""
+    """Names of cores, or `dram`."""
     bandwidth: BitsPerSecond
-    """Of all transfers together (bus), or of each direction (link)."""
+    """The rate of all transfers together (bus), or of each direction (link)."""
     port_bandwidth: BitsPerSecond
     """The most that one core's port takes or gives; equal to `bandwidth` where one core may use all of it."""
     latency: Seconds
@@ -205,6 +236,33 @@ class Link:
         for name in ("bandwidth", "port_bandwidth"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name):g}")
+
+    @property
+    def wire_names(self) -> tuple[str, ...]:
+        """The names of what all its transfers share: the bus, or each direction of the link."""
+        if self.kind is LinkKind.LINK:
+            return tuple(self.direction(a, b) for a, b in (self.ends, self.ends[::-1]))
+        return (self.name,)
+
+    @property
+    def port_names(self) -> tuple[str, ...]:
+        """The names of the ports of cores, where they are narrower than the bus."""
+        if self.kind is LinkKind.LINK or self.port_bandwidth >= self.bandwidth:
+            return ()
+        return tuple(self.port(end, way) for end in self.ends if end != DRAM for way in ("in", "out"))
+
+    @property
+    def resource_names(self) -> tuple[str, ...]:
+        """The names of all bandwidths that it has; no other link of a machine may have the same."""
+        return self.wire_names + self.port_names
+
+    def direction(self, source: str, target: str) -> str:
+        """Return the name of one direction of a link."""
+        return f"{self.name}:{source}>{target}"
+
+    def port(self, end: str, way: str) -> str:
+        """Return the name of the port of a core, `in` or `out`."""
+        return f"{self.name}:{end}:{way}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,28 +282,57 @@ class Accelerator:
         if self.clock <= 0:
             raise ValueError(f"clock must be > 0, got {self.clock:g}")
         names = [core.name for core in self.cores]
+        known_ends = {DRAM, *names}
+        self._require_different_types()
         for link in self.links:
             for end in link.ends:
-                if end != DRAM and end not in names:
+                if end not in known_ends:
                     known = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
                     raise ValueError(
                         f"link {link.name!r} ends at {end!r}, which is neither a core ({known}) nor 'dram'"
                     )
         if len({link.name for link in self.links}) != len(self.links):
             raise ValueError("two links have the same name; a link is known by its name")
+        self._require_different_resources()
         reached = self._reached_from_dram()
         for name in names:
             if name not in reached:
                 raise ValueError(f"no path of links joins core {name!r} with 'dram'; every core needs one")
 
+    def _require_different_types(self) -> None:
+        """Refuse two types of one name: what work costs on a core is known by the name of its type."""
+        types: dict[str, CoreType] = {}
+        for core in self.cores:
+            other = types.setdefault(core.type.name, core.type)
+            if other is not core.type and other != core.type:
+                raise ValueError(
+                    f"core {core.name!r} has a type called {core.type.name!r}, and so has another core whose type is "
+                    "not the same: give the two types different names"
+                )
+
+    def _require_different_resources(self) -> None:
+        """Refuse links of which one has a name that results use for something else that is busy."""
+        counts = Counter(name for link in self.links for name in link.resource_names)
+        for link in self.links:
+            for name in link.resource_names:
+                if name in (DRAM, *RESERVED) or counts[name] > 1:
+                    raise ValueError(
+                        f"the link {link.name!r} makes a resource {name!r}, which something else is called in results: "
+                        "rename the link"
+                    )
+
     def _reached_from_dram(self) -> set[str]:
         """Return the ends of all links that hang together with the DRAM."""
-        reached, before = {DRAM}, 0
-        while len(reached) > before:
-            before = len(reached)
-            for link in self.links:
-                if not reached.isdisjoint(link.ends):
-                    reached.update(link.ends)
+        links_of: dict[str, list[Link]] = defaultdict(list)
+        for link in self.links:
+            for end in link.ends:
+                links_of[end].append(link)
+        reached, waiting = {DRAM}, [DRAM]
+        while waiting:
+            for link in links_of.pop(waiting.pop(), ()):
+                new = set(link.ends) - reached
+                reached |= new
+                waiting += new
         return reached
 
     def per_cycle(self, bits_per_second: BitsPerSecond) -> BitsPerCycle:

@@ -1,4 +1,4 @@
-"""What one tile costs on one core: cycles and energy. This docstring is the model.
+"""The cost of one tile on one core, in cycles and energy. This docstring is the model.
 
 Arithmetic
   * The width of a product is the wider of its two operands; the narrowest precision of the array that holds
@@ -22,13 +22,14 @@ Copies (several R x C arrays in one core)
 
 Cycles
   * Broadcast: ceil over each unrolled extent, times the one that is left. No fill and no drain.
-  * Systolic: the closed forms of SCALE-Sim's cycle-accurate simulator, for each entry of the batch:
-    output stationary  ceil(m/R) ceil(n/C) (k + R + C - 2) - 1,
-    weight stationary  ceil(k/R) ceil(n/C) (m + 2R + C - 2) - 1,
-    input stationary   ceil(k/R) ceil(m/C) (n + 2R + C - 2) - 1.
-    The folds do not overlap. The -1 is SCALE-Sim's: it reports the zero-based number of the last cycle. We
-    deviate where that would beat the peak, which is output stationary on 1 x 1. SCALE-Sim's
-    analytical model has 2R in all three; its simulator, which we follow, drains outputs during the wavefront.
+  * Systolic: operands reach element (i, j) i + j cycles after element (0, 0), so that for each entry of the batch
+    output stationary takes  ceil(m/R) ceil(n/C) (k + R + C - 2)  cycles,
+    weight stationary        ceil(k/R) ceil(n/C) (m + 2R + C - 2),
+    input stationary         ceil(k/R) ceil(m/C) (n + 2R + C - 2),
+    the last two with R cycles in which the stationary operand is shifted in. The folds do not overlap. These are the
+    forms of SCALE-Sim's cycle-accurate simulator, plus 1: it reports the zero-based number of the last cycle, and a run
+    from cycle 0 to cycle 9 takes 10. Its analytical model has 2R in all three; its simulator, which we follow, drains
+    outputs during the wavefront. Draining them afterwards would add R cycles to output stationary: not modelled.
   * Reads, writes and arithmetic overlap perfectly and the slowest sets the time, rounded up once, at least 1.
     Bank conflicts, and tiles and transfers that use the same SRAM at the same time, are not modelled.
 
@@ -97,7 +98,7 @@ class Objective(StrEnum):
     LATENCY = "latency"
     ENERGY = "energy"
     LATENCY_THEN_ENERGY = "latency-then-energy"
-    """For a mapping the same as latency; for a schedule, see `stream_mla.evaluation`."""
+    """The same as latency for a mapping; for a schedule, see `stream_mla.evaluation`."""
 
 
 @lru_cache(maxsize=2**16)
@@ -167,15 +168,18 @@ class Grid(NamedTuple):
 @lru_cache
 def grids(copies: int, batch: int, m: int, n: int) -> tuple[Grid, ...]:
     """Return the grids of at most `copies` that none contains, no wider than the product."""
+    batch, m = min(batch, copies), min(m, copies)
     found = [
         Grid(b, rows, min(n, copies // (b * rows)))
-        for b in range(1, min(copies, batch) + 1)
+        for b in range(1, batch + 1)
         for rows in range(1, min(copies // b, m) + 1)
     ]
+    # what grids contain are grids too, so that one is contained in another if and only if one more of an axis fits
     return tuple(
         grid
         for grid in found
-        if not any(other != grid and all(x >= y for x, y in zip(other, grid, strict=True)) for other in found)
+        if (grid.batch == batch or (grid.batch + 1) * grid.m * grid.n > copies)
+        and (grid.m == m or grid.batch * (grid.m + 1) * grid.n > copies)
     )
 
 
@@ -244,7 +248,7 @@ def _output_stationary(array: Array, capacity: Bits, pack: float, work: Gemm, gr
     row_folds, column_folds = _ceil_div(work.m, rows), _ceil_div(work.n, columns)
     steps = row_folds * column_folds * depth
     if array.delivery is Delivery.SYSTOLIC:
-        steps = max(steps, row_folds * column_folds * (depth + array.rows + array.columns - 2) - 1)
+        steps = row_folds * column_folds * (depth + array.rows + array.columns - 2)
     a_bits, b_bits = work.m * work.k * work.a_bits, work.k * work.n * work.b_bits
     c_bits = work.m * work.n * work.out_bits
     sums_bits = work.m * work.n * depth * work.sum_bits
@@ -278,7 +282,7 @@ def _operand_stationary(
     streamed = _ceil_div(work.m, grid.m)
     steps, sums = row_folds * column_folds * streamed, row_folds
     if array.delivery is Delivery.SYSTOLIC:
-        steps = row_folds * column_folds * (streamed + 2 * array.rows + array.columns - 2) - 1
+        steps = row_folds * column_folds * (streamed + 2 * array.rows + array.columns - 2)
         sums = depth
     a_bits, b_bits = work.m * work.k * work.a_bits, work.k * work.n * work.b_bits
     outputs = work.m * work.n

@@ -1,4 +1,4 @@
-"""How bits get from one place to another: the bandwidths of a machine, and the route between every two places.
+"""The ways of bits: the bandwidths of a machine, and the route between every two places.
 
 Assumptions:
 - A move takes bits / rate cycles at the lowest bandwidth along its route, and takes that share of each
@@ -20,13 +20,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from stream_mla.hardware.accelerator import DRAM, Accelerator, LinkKind
+from stream_mla.hardware.accelerator import DRAM, Accelerator, Link, LinkKind
 
 OFF_CHIP = -1
-"""The place of the DRAM in routes, and of copies that are in DRAM."""
+"""The DRAM has this place in routes, and so have copies that are in DRAM."""
 
 SHARE = 1000
-"""Bandwidth is counted in 1/SHARE bit per cycle, so that it is whole."""
+"""Bandwidths are counted in whole steps of 1/SHARE bit per cycle, or finer ones where that would round too much."""
+
+MOST_ROUNDED = 1e-6
+"""No bandwidth of a machine is rounded by more than this share of it: the steps are made ten times finer until then."""
 
 MANY = 16
 """From so many moves beside each other on, each gives way: for the n-th of them by less than 1/n of its rate."""
@@ -38,27 +41,45 @@ class Resource:
 
     name: str
     capacity: int
-    """1/SHARE bit per cycle."""
+    """The bandwidth, in 1/grid bit per cycle."""
+    grid: int = SHARE
+    """Steps of one bit per cycle; all resources and routes of a machine have the same."""
+
+    def cycles(self, bits: int) -> int:
+        """Return the cycles in which so many bits can pass at the earliest."""
+        return -(-bits * self.grid // self.capacity)
+
+    @property
+    def bits_per_cycle(self) -> float:
+        """The bandwidth as a float."""
+        return self.capacity / self.grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """How a move gets from one place to another."""
+    """The way of a move from one place to another."""
 
     links: tuple[str, ...]
-    """Along the way."""
+    """The names of the links along the way."""
     resources: tuple[int, ...]
     demand: int
-    """Share of each resource taken while the move lasts; 1/SHARE bit per cycle."""
+    """The share of each resource that is taken while the move lasts, in 1/grid bit per cycle."""
     latency_cycles: int
     energy_pj_per_bit: float
-    """Of the links alone; memories at the ends are counted apart."""
+    """The energy of the links alone; memories at the ends are counted apart."""
     multicast: bool = False
-    """It is one bus that can bring the same bits to other cores at the same time."""
+    """Whether it is one bus that can bring the same bits to other cores at the same time."""
+    grid: int = SHARE
+    """Steps of one bit per cycle, as in `Resource`."""
 
     def cycles(self, bits: int) -> int:
-        """Cycles the move holds its resources."""
-        return max(1, -(-bits * SHARE // self.demand))
+        """Return the cycles for which the move holds its resources."""
+        return max(1, -(-bits * self.grid // self.demand))
+
+    @property
+    def bits_per_cycle(self) -> float:
+        """The rate as a float."""
+        return self.demand / self.grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +88,10 @@ class _Hop:
 
     link: str
     position: int
-    """Of the link, in the file."""
+    """The number of the link in the file."""
     resources: tuple[int, ...]
     capacity: int
-    """Of the narrowest resource."""
+    """The bandwidth of the narrowest resource."""
     latency: float
     energy: float
     multicast: bool
@@ -78,43 +99,69 @@ class _Hop:
 
 _Path = tuple[_Hop, ...]
 _Hops = Mapping[int, Mapping[int, _Hop]]
-"""Place -> each place that a link joins with it -> how to get there."""
+"""Place -> each place that a link joins with it -> the way there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """The numbers of the resources of one link."""
+
+    wires: Mapping[str, int]
+    ports: Mapping[str, int]
+
+
+def _bandwidths(accelerator: Accelerator) -> list[tuple[str, float]]:
+    """Return names and bits per second of all resources: the DRAM's first, then those of each link."""
+    found = [(DRAM, accelerator.dram.bandwidth)]
+    for link in accelerator.links:
+        narrow = min(link.bandwidth, link.port_bandwidth)
+        wires = narrow if link.kind is LinkKind.LINK else link.bandwidth
+        found += [(name, wires) for name in link.wire_names]
+        found += [(name, link.port_bandwidth) for name in link.port_names]
+    return found
+
+
+def _numbered(accelerator: Accelerator) -> list[_Numbers]:
+    """Return the numbers of the resources of each link, in the order of `_bandwidths`."""
+    found: list[_Numbers] = []
+    first = 1
+    for link in accelerator.links:
+        ports = first + len(link.wire_names)
+        found.append(
+            _Numbers(
+                wires={name: number for number, name in enumerate(link.wire_names, start=first)},
+                ports={name: number for number, name in enumerate(link.port_names, start=ports)},
+            )
+        )
+        first = ports + len(link.port_names)
+    return found
 
 
 def _resources(accelerator: Accelerator) -> list[Resource]:
-    def whole(bits_per_second: float) -> int:
-        return math.floor(accelerator.per_cycle(bits_per_second) * SHARE + 1e-6)
+    """Return the resources with their bandwidths in whole steps, rounded down, and by `MOST_ROUNDED` at most."""
+    per_cycle = {rate: accelerator.per_cycle(rate) for _, rate in _bandwidths(accelerator)}
 
-    found = [Resource(name=DRAM, capacity=whole(accelerator.dram.bandwidth))]
-    for link in accelerator.links:
-        names, bandwidth = [link.name], link.bandwidth
-        if link.kind is LinkKind.LINK:
-            names = [f"{link.name}:{a}>{b}" for a, b in (link.ends, link.ends[::-1])]
-            bandwidth = min(link.bandwidth, link.port_bandwidth)
-        found += [Resource(name=name, capacity=whole(bandwidth)) for name in names]
-        if link.kind is not LinkKind.LINK and link.port_bandwidth < link.bandwidth:
-            found += [
-                Resource(name=f"{link.name}:{end}:{way}", capacity=whole(link.port_bandwidth))
-                for end in link.ends
-                if end != DRAM
-                for way in ("in", "out")
-            ]
-    return found
+    def whole(rate: float) -> int:
+        return math.floor(per_cycle[rate] * grid + 1e-6)
+
+    grid = SHARE
+    while any(whole(rate) < per_cycle[rate] * grid * (1 - MOST_ROUNDED) for rate in per_cycle):
+        grid *= 10
+    return [Resource(name=name, capacity=whole(rate), grid=grid) for name, rate in _bandwidths(accelerator)]
 
 
 def _hops(accelerator: Accelerator, resources: Sequence[Resource]) -> _Hops:
     """Return the best single link between every two places that one joins."""
-    numbers = {resource.name: number for number, resource in enumerate(resources)}
     places = {DRAM: OFF_CHIP} | {core.name: number for number, core in enumerate(accelerator.cores)}
     hops: dict[int, dict[int, _Hop]] = {place: {} for place in places.values()}
     ranks: dict[tuple[int, int], tuple[bool, int, float]] = {}
-    for position, link in enumerate(accelerator.links):
+    for position, (link, numbers) in enumerate(zip(accelerator.links, _numbered(accelerator), strict=True)):
+        leaving, entering = (_ports(link, numbers, way) for way in ("out", "in"))
         for a, b in ((a, b) for a in link.ends for b in link.ends if a != b):
-            names = [f"{link.name}:{a}>{b}"] if link.kind is LinkKind.LINK else [link.name]
-            names += [port for port in (f"{link.name}:{a}:out", f"{link.name}:{b}:in") if port in numbers]
-            names += [DRAM] if DRAM in (a, b) else []
-            used = tuple(numbers[name] for name in names)
-            capacity = min(resources[number].capacity for number in used)
+            wire = link.direction(a, b) if link.kind is LinkKind.LINK else link.name
+            to_dram = DRAM in (a, b)
+            used = (numbers.wires[wire], *leaving[a], *entering[b], *((0,) if to_dram else ()))
+            capacity = min([resources[number].capacity for number in used])
             rank = (link.kind is not LinkKind.LINK, -capacity, link.energy)
             ends = places[a], places[b]
             if ends not in ranks or rank < ranks[ends]:
@@ -124,11 +171,17 @@ def _hops(accelerator: Accelerator, resources: Sequence[Resource]) -> _Hops:
                     position=position,
                     resources=used,
                     capacity=capacity,
-                    latency=link.latency + (accelerator.dram.latency if DRAM in (a, b) else 0),
+                    latency=link.latency + (accelerator.dram.latency if to_dram else 0),
                     energy=link.energy,
                     multicast=link.kind is LinkKind.MULTICAST_BUS,
                 )
     return hops
+
+
+def _ports(link: Link, numbers: _Numbers, way: str) -> dict[str, tuple[int, ...]]:
+    """Return the resources that a move passes as it leaves, or enters, each end of a link: none or a port."""
+    names = {end: link.port(end, way) for end in link.ends}
+    return {end: (numbers.ports[name],) if name in numbers.ports else () for end, name in names.items()}
 
 
 def _tie(path: _Path) -> tuple[float, list[int]]:
@@ -190,6 +243,7 @@ def find_routes(accelerator: Accelerator) -> tuple[tuple[Resource, ...], Mapping
             latency_cycles=accelerator.latency_cycles(sum(hop.latency for hop in path)),
             energy_pj_per_bit=sum(hop.energy for hop in path),
             multicast=len(path) == 1 and path[0].multicast,
+            grid=resources[0].grid,
         )
         for source in hops
         for target, path in _paths(hops, source)
@@ -213,7 +267,13 @@ def joint(routes: tuple[Route, ...]) -> Route | None:
         latency_cycles=max(route.latency_cycles for route in routes),
         energy_pj_per_bit=sum(route.energy_pj_per_bit for route in routes),
         multicast=True,
+        grid=first.grid,
     )
+
+
+def usable_cycles(resource: Resource, number: int, routes: Mapping[tuple[int, int], Route], bits: int) -> int:
+    """Return the cycles in which so many bits can pass a resource at the earliest, given the rates of the routes."""
+    return -(-bits * resource.grid // usable(resource, number, routes))
 
 
 def usable(resource: Resource, number: int, routes: Mapping[tuple[int, int], Route]) -> int:

@@ -4,10 +4,13 @@ A tuple of dataclasses is a table, one list per entry, so that the names of the 
 a file does not have take their defaults, so that files outlive new fields.
 """
 
+import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, cast, get_args, get_origin, get_type_hints
+
+from stream_mla.errors import quoted
 
 
 def encode(value: Any) -> Any:
@@ -32,20 +35,42 @@ def decode(hint: Any, value: Any) -> Any:
     if is_dataclass(hint):
         return _dataclass(hint, value)
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return decode(inner[0], value)
     if origin in (Union, types.UnionType):
         return None if value is None else decode(next(kind for kind in inner if kind is not type(None)), value)
     if origin is tuple:
         if isinstance(value, dict):
             table = cast(dict[str, Any], value)
             return tuple(decode(inner[0], dict(zip(table["fields"], row, strict=True))) for row in table["rows"])
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, got {quoted(value)}")
+        value = cast(list[Any], value)
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
         return tuple(decode(kind, item) for kind, item in zip(kinds, value, strict=True))
     if origin is frozenset:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, got {quoted(value)}")
         return frozenset(decode(inner[0], item) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {decode(inner[0], key): decode(inner[1], item) for key, item in value.items()}
-    if hint is bool and not isinstance(value, bool):
-        raise ValueError(f"expected true or false, got {value!r}")
+        return {_key(inner[0], key): decode(inner[1], item) for key, item in value.items()}
+    return _plain(hint, value)
+
+
+def _key(hint: Any, key: str) -> Any:
+    """Return a key, which JSON has as text, as a whole number or text."""
+    return int(key) if hint is int else _plain(hint, key)
+
+
+def _plain(hint: Any, value: Any) -> Any:
+    """Return a value that is no container; ValueError where JSON has one of another type, or a float that is none."""
+    if hint is Any:
+        return value
+    kinds = {bool: bool, int: int, float: int | float}
+    if not isinstance(value, kinds.get(hint, str)) or (hint is not bool and isinstance(value, bool)):
+        raise ValueError(f"expected {hint.__name__}, got {quoted(value)}")
+    if hint is float and not abs(value) < math.inf:
+        raise ValueError(f"expected a finite number, got {quoted(value)}")
     return hint(value)
 
 

@@ -34,7 +34,7 @@ def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Seg
         cycles["passes"] = lower
     busy = totals("busy_cycles")
     bottleneck = max(busy, key=lambda resource: busy[resource])
-    gap, energy_gap = (latency - lower) / latency, max(0.0, (energy - energy_lower) / energy)
+    gap, energy_gap = (latency - lower) / latency, max(0.0, (energy - energy_lower) / energy) if energy else 0.0
     bytes_moved = total("dram_read_bytes") + total("dram_write_bytes")
     first, results = parts[0][1], [result for _, result in parts]
     caps = [part.times * result.latency_cap_cycles for part, result in parts if result.latency_cap_cycles is not None]

@@ -29,7 +29,8 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
     if solver_bound is not None:
         cycles["solver"] = solver_bound
     lower = max(cycles.values())
-    latency_gap, energy_gap = (latency - lower) / latency, (energy - limits.energy_pj) / energy
+    latency_gap = (latency - lower) / latency
+    energy_gap = (energy - limits.energy_pj) / energy if energy else 0.0  # a machine may have no energies
     gap = max(0.0, energy_gap if point.objective is Objective.ENERGY else latency_gap)
     bits = {
         way: sum(problem.tile_graph.blocks[m.block].bits for m in schedule.transfers if getattr(m, way) == OFF_CHIP)

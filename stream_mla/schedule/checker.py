@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
 from stream_mla.gc_pause import gc_paused
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route
+from stream_mla.hardware.interconnect import OFF_CHIP, Route
 from stream_mla.schedule.problem import Problem
 from stream_mla.schedule.schedule import Schedule, TileRun, residency_changes, route_of
 
@@ -264,8 +264,8 @@ def _bandwidth(problem: Problem, schedule: Schedule, routes: Sequence[Route | No
         if over := _over(entries, resource.capacity):
             time, used = over
             yield (
-                f"{resource.name} carries {used / SHARE:g} bit per cycle at {time}, "
-                f"it can carry {resource.capacity / SHARE:g}"
+                f"{resource.name} carries {used / resource.grid:g} bit per cycle at {time}, "
+                f"it can carry {resource.bits_per_cycle:g}"
             )
 
 

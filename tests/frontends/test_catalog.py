@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_mla.errors import SpecError
+from stream_mla.errors import UNPRINTABLE, SpecError
 from stream_mla.frontends.catalog import accelerator_names, check, dump, load_accelerator, load_model, model_names
 from stream_mla.hardware.accelerator import Accelerator, Core, CoreType, Dram
 from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Model, Precision
@@ -219,7 +219,7 @@ def test_mistake_in_a_model(tmp_path: Path, old: str, new: str, problem: str):
         (
             "name: spare, file: cores/small.yaml, count: 1",
             "name: spare, file: cores/small.yaml, count: 0",
-            "count must be from 1 to 100000, got 0 @ cores[1].count",
+            "count must be from 1 to 510 (a system has at most 512 cores), got 0 @ cores[1].count",
         ),
         ("{name: spare", '{name: "core[1]"', "the name 'core[1]' is taken: use another @ cores[1].name"),
         ("{name: spare", "{name: dram", "the name 'dram' is taken: use another @ cores[1].name"),
@@ -348,21 +348,23 @@ def test_any_names_of_cores_survive_writing(tmp_path: Path, names: tuple[str, ..
     assert load_accelerator(write_text(tmp_path, dump(renamed))) == renamed
 
 
-POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
-NOT_NEGATIVE = st.floats(min_value=0, allow_infinity=False)
+ENERGY = st.floats(min_value=1e-9, max_value=1e6) | st.just(0.0)
+NAMES = st.text(min_size=1, max_size=200).filter(
+    lambda name: not UNPRINTABLE.search(name) and name.strip() and not {*name} & {*"\t\n"}
+)
 
 
 @given(
     dram=st.builds(
         Dram,
-        capacity=st.integers(min_value=1, max_value=2**70),
-        bandwidth=POSITIVE,
-        latency=NOT_NEGATIVE,
-        read_energy=NOT_NEGATIVE,
-        write_energy=NOT_NEGATIVE,
+        capacity=st.integers(min_value=1, max_value=8 * 10**18),
+        bandwidth=st.floats(min_value=1e3, max_value=8e18),
+        latency=st.floats(min_value=0, max_value=1),
+        read_energy=ENERGY,
+        write_energy=ENERGY,
     ),
-    clock=POSITIVE,
-    name=st.text(),
+    clock=st.floats(min_value=1e3, max_value=1e12),
+    name=NAMES,
 )
 def test_any_numbers_and_names_survive_writing(
     tmp_path_factory: pytest.TempPathFactory, dram: Dram, clock: float, name: str

@@ -95,10 +95,10 @@ def test_a_product_is_dealt_out(
 @pytest.mark.parametrize(
     ("dataflow", "batch", "shape", "cycles"),
     [
-        (WS, 1, (10, 16, 4), 18),  # m2 n2: 5 + 2 x 4 + 8 - 2 = 19, - 1; m4: 2 folds of 3 + 14 = 34, - 1; n4: 24, - 1
-        (OS, 1, (16, 8, 10), 19),  # m4: 10 + 4 + 8 - 2 = 20, - 1
-        (OS, 6, (1, 1, 10), 38),  # two entries one after the other, 19 each
-        (IS, 1, (16, 10, 4), 18),  # the first, transposed
+        (WS, 1, (10, 16, 4), 19),  # m2 n2: 5 + 2 x 4 + 8 - 2 = 19; m4: 2 folds of 3 + 14 = 34; n4: 24
+        (OS, 1, (16, 8, 10), 20),  # m4: 10 + 4 + 8 - 2
+        (OS, 6, (1, 1, 10), 40),  # two entries one after the other, 20 each
+        (IS, 1, (16, 10, 4), 19),  # the first, transposed
     ],
 )
 def test_each_array_fills_and_drains(dataflow: Dataflow, batch: int, shape: tuple[int, int, int], cycles: int) -> None:

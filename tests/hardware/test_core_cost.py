@@ -67,15 +67,15 @@ def _cost(core: CoreType, work: Gemm) -> Cost:
     ("dataflow", "shape", "cycles"),
     [
         # 4 rows, 8 columns; (m, n, k)
-        (OS, (4, 8, 16), 25),  # 1 fold: 16 + 4 + 8 - 2 = 26, - 1
-        (OS, (9, 17, 5), 134),  # ceil(9/4) 3 x ceil(17/8) 3 = 9 folds of 5 + 10 = 15: 135, - 1
-        (WS, (16, 8, 4), 29),  # 1 fold: 16 + 8 + 8 - 2 = 30, - 1
-        (WS, (10, 20, 9), 215),  # ceil(9/4) 3 x ceil(20/8) 3 = 9 folds of 10 + 14 = 24: 216, - 1
-        (IS, (8, 16, 4), 29),  # 1 fold: 16 + 8 + 8 - 2 = 30, - 1
-        (IS, (20, 1, 5), 89),  # ceil(5/4) 2 x ceil(20/8) 3 = 6 folds of 1 + 14 = 15: 90, - 1
+        (OS, (4, 8, 16), 26),  # 1 fold: 16 + 4 + 8 - 2
+        (OS, (9, 17, 5), 135),  # ceil(9/4) 3 x ceil(17/8) 3 = 9 folds of 5 + 10 = 15
+        (WS, (16, 8, 4), 30),  # 1 fold: 16 + 8 + 8 - 2
+        (WS, (10, 20, 9), 216),  # ceil(9/4) 3 x ceil(20/8) 3 = 9 folds of 10 + 14 = 24
+        (IS, (8, 16, 4), 30),  # 1 fold: 16 + 8 + 8 - 2
+        (IS, (20, 1, 5), 90),  # ceil(5/4) 2 x ceil(20/8) 3 = 6 folds of 1 + 14 = 15
     ],
 )
-def test_systolic_cycles_are_scale_sims(dataflow: Dataflow, shape: tuple[int, int, int], cycles: int) -> None:
+def test_systolic_cycles_fill_stream_and_drain(dataflow: Dataflow, shape: tuple[int, int, int], cycles: int) -> None:
     core = _core(4, 8, dataflows=[dataflow], delivery=Delivery.SYSTOLIC)
 
     cost = _cost(core, _gemm(*shape))
@@ -86,14 +86,22 @@ def test_systolic_cycles_are_scale_sims(dataflow: Dataflow, shape: tuple[int, in
 def test_systolic_batches_and_slow_precisions_repeat_the_fill_and_drain() -> None:
     core = _core(4, 8, dataflows=[OS], delivery=Delivery.SYSTOLIC)
 
-    assert _cost(core, _gemm(4, 8, 16, batch=3)).cycles == 75  # 3 x (16 + 4 + 8 - 2 - 1)
-    assert _cost(core, _gemm(4, 8, 16, bits=16)).cycles == 100  # the same 25 steps, 4 cycles each
+    assert _cost(core, _gemm(4, 8, 16, batch=3)).cycles == 78  # 3 x (16 + 4 + 8 - 2)
+    assert _cost(core, _gemm(4, 8, 16, bits=16)).cycles == 104  # the same 26 steps, 4 cycles each
 
 
 def test_systolic_one_by_one_does_not_beat_its_peak() -> None:
     core = _core(1, 1, dataflows=[OS], delivery=Delivery.SYSTOLIC)
 
-    assert _cost(core, _gemm(2, 3, 5)).cycles == 30  # the closed form says 6 x (5 + 1 + 1 - 2) - 1 = 29
+    assert _cost(core, _gemm(2, 3, 5)).cycles == 30  # 6 x (5 + 1 + 1 - 2)
+
+
+@pytest.mark.parametrize(("batch", "cycles"), [(1, 10), (10, 100)])
+def test_a_systolic_product_ends_when_its_last_element_does(batch: int, cycles: int) -> None:
+    # operands reach element (i, j) in cycles i + j + 1 to i + j + 4: the last one, (3, 3), in cycle 10
+    core = _core(4, 4, dataflows=[OS], delivery=Delivery.SYSTOLIC)
+
+    assert _cost(core, _gemm(4, 4, 4, batch=batch)).cycles == cycles
 
 
 def test_decode_gemv_is_bound_by_the_sram() -> None:

@@ -63,7 +63,7 @@ def test_simba_is_fed_column_by_column() -> None:
     assert far.links == ("dram_5", *(f"nop:chiplet[{pair}]" for pair in down))
     assert far.latency_cycles == 576  # (200 + 6 x 20 ns) x 1.8 GHz
     assert far.energy_pj_per_bit == 10.5  # 6 x 1.75
-    assert far.demand == 55_555  # 12.5 GB/s / 1.8 GHz = 55.6 bit per cycle
+    assert (far.demand, far.grid) == (555_555, 10_000)  # 12.5 GB/s / 1.8 GHz = 55.6 bit per cycle
     assert len(routes[0, 35].links) == 10
 
 

@@ -1,7 +1,10 @@
 """Results on disk: stored, found again, checked again, and what schedules start from."""
 
+import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,10 +49,15 @@ def path(outcome: Outcome, tmp_path: Path) -> Path:
     return store.save(tmp_path, POINT, outcome)
 
 
-def edited(path: Path, change: Callable[[Content], None]) -> Path:
+def edited(path: Path, change: Callable[[Content], None], *, seal: bool = True) -> Path:
+    """Change a file, with or without a checksum that fits."""
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    known = [content.pop(key, None) for key in ("format", "sha256")]
+    text = store.sealed(content)
+    if not seal:
+        text = json.dumps({"format": known[0], "sha256": known[1]} | content)
+    path.write_text(text)
     return path
 
 
@@ -148,7 +156,7 @@ def test_a_schedule_that_breaks_a_rule_is_refused(path: Path) -> None:
 
 
 def newer(content: Content) -> None:
-    content["format"] = 3
+    content["format"] = 5
 
 
 def without_latency(content: Content) -> None:
@@ -162,7 +170,6 @@ def without_schedule(content: Content) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (newer, "stored in format 3, this version reads 2"),
         (
             without_latency,
             "not a stored result of this version (TypeError: Result.__init__() missing 1 required keyword-only "
@@ -170,14 +177,163 @@ def without_schedule(content: Content) -> None:
         ),
         (
             without_schedule,
-            "not a stored result of this version (KeyError: 'decisions'): run its point again",
+            "not a stored result of this version (JSONDecodeError: Expecting value: line 1 column {end} "
+            "(char {before})): run its point again",
         ),
     ],
 )
 def test_files_of_other_versions_are_refused(path: Path, change: Callable[[Content], None], problem: str) -> None:
+    length = len(edited(path, change).read_text())
     with pytest.raises(SpecError) as caught:
-        store.load(edited(path, change))
+        store.load(path)
+    problem = problem.replace("{end}", str(length + 2)).replace("{before}", str(length + 1))
     assert str(caught.value) == f"{path}: 1 problem\n  - {problem}"
+
+
+def test_a_file_of_another_format_is_refused(path: Path) -> None:
+    for change, problem in (
+        (newer, "stored in format 5, this version reads 4"),
+        (lambda content: content.pop("format"), "not a stored result of this version (ValueError: it has no format)"),
+    ):
+        before = path.read_text()
+        with pytest.raises(SpecError) as caught:
+            store.load(edited(path, change, seal=False))
+        assert str(caught.value).removesuffix(": run its point again") == f"{path}: 1 problem\n  - {problem}"
+        path.write_text(before)
+
+
+def faster(content: Content) -> None:
+    content["result"]["latency_cycles"] -= 1
+
+
+def thriftier(content: Content) -> None:
+    content["result"]["energy_pj"] /= 2
+
+
+def renamed(content: Content) -> None:
+    content["result"]["model"] = "another"
+
+
+@pytest.mark.parametrize("change", [faster, thriftier, renamed])
+def test_what_was_edited_is_refused(path: Path, change: Callable[[Content], None]) -> None:
+    with pytest.raises(SpecError) as caught:
+        store.reusable(path.parent, POINT) if edited(path, change, seal=False) else None
+    assert str(caught.value) == (
+        f"{path}: 1 problem\n  - it was changed since it was stored (its checksum differs): run its point again"
+    )
+
+
+def test_a_result_that_its_schedule_does_not_give_is_refused_where_the_checksum_fits(path: Path) -> None:
+    stored = store.load(edited(path, faster))
+    with pytest.raises(SpecError) as caught:
+        store.rebuilt(stored, POINT)
+    said = stored.result.latency_cycles
+    assert str(caught.value) == (
+        f"{path}: 1 problem\n  - the result says {said:,} cycles, its schedule takes {said + 1:,}: run its point again"
+    )
+
+
+def no_decisions(content: Content) -> None:
+    content["decisions"] = []
+
+
+def no_parts(content: Content) -> None:
+    content["decisions"][0]["tiling"]["parts"] = 0
+
+
+def invented_pass(content: Content) -> None:
+    fields = ["operators", "sizes", "times", "latency_cycles", "lower_bound_cycles", "tiles", "bottleneck"]
+    content["result"]["passes"] = {"fields": fields, "rows": [[["nope"], {}, 1, 1, 1, 1, "x"]]}
+
+
+def text_as_number(content: Content) -> None:
+    content["result"]["latency_cycles"] = "12"
+
+
+def unknown_tensor(content: Content) -> None:
+    content["decisions"][0]["tiling"]["spilled"] = ["nope"]
+
+
+@pytest.mark.parametrize("change", [no_decisions, no_parts, invented_pass, text_as_number])
+def test_what_is_invented_is_refused_where_the_checksum_fits(path: Path, change: Callable[[Content], None]) -> None:
+    with pytest.raises(SpecError, match="not a stored result of this version"):
+        store.rebuilt(store.load(edited(path, change)), POINT)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "9" * 6000])
+def test_numbers_that_are_none_are_refused(path: Path, number: str) -> None:
+    body = path.read_text().partition(", ")[2].partition(", ")[2]
+    body = re.sub(r'"latency_cycles": \d+', f'"latency_cycles": {number}', body, count=1)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    path.write_text(f'{{"format": 4, "sha256": "{digest}", {body}')
+    with pytest.raises(SpecError, match=r"not a stored result of this version \(ValueError"):
+        store.load(path)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(SpecError, match="cannot read it: it is no regular file"):
+        store.load(tmp_path / "x.json")
+    (tmp_path / "y.json").mkdir()
+    with pytest.raises(SpecError, match="cannot read it: it is a folder"):
+        store.load(tmp_path / "y.json")
+    deep = tmp_path / "z.json"
+    deep.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(SpecError, match="not a stored result of this version"):
+        store.load(deep)
+
+
+def test_a_bad_file_in_a_folder_of_starts_is_left_out(path: Path) -> None:
+    (path.parent / "package.json").write_text("{}")
+    notes: list[str] = []
+    [start] = store.starts(path.parent, [POINT], notes.append)
+    assert start is not None
+    assert notes == [
+        f"left out {path.parent}/package.json: 1 problem\n  - not a stored result of this version "
+        "(ValueError: it has no format): run its point again"
+    ]
+
+
+def test_a_result_of_another_objective_under_the_name_is_refused(outcome: Outcome, path: Path) -> None:
+    energy = replace(POINT, objective=Objective.ENERGY, seed=3)
+    path.replace(store.path_of(path.parent, energy))
+    with pytest.raises(SpecError) as caught:
+        store.reusable(path.parent, energy)
+    assert str(caught.value).endswith(
+        "stored for another point: objective is 'latency' there and 'energy' here; seed is 1 there and 3 here"
+    )
+
+
+def test_a_planted_link_is_replaced_and_not_followed(outcome: Outcome, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    store.path_of(folder, POINT).symlink_to(victim)
+    assert not store.save(folder, POINT, outcome).is_symlink()
+    assert victim.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_used_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/x"), Path("a" * 5000), Path("a\0b")):
+        with pytest.raises(SpecError, match="cannot store a result here"):
+            store.prepare(folder)
+    store.prepare(tmp_path / "new" / "below")
+    assert not list((tmp_path / "new" / "below").iterdir())
+
+
+def test_what_the_same_code_stored_is_read_back_quickly(path: Path) -> None:
+    store.code_sha256()
+    replace(POINT).sha256  # noqa: B018  imports and caches are warm
+    times: list[float] = []
+    for _ in range(5):
+        began = time.perf_counter()
+        stored = store.reusable(path.parent, POINT)
+        times.append(time.perf_counter() - began)
+        assert stored is not None
+        assert store.made_by_this_code(stored)
+    assert min(times) < 0.02
 
 
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
@@ -208,7 +364,7 @@ def test_a_failed_write_leaves_what_was_there(outcome: Outcome, path: Path, monk
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(SpecError) as caught:
         store.save(path.parent, POINT, outcome)
     assert str(caught.value) == f"{path.parent}: 1 problem\n  - cannot store a result here: No space left on device"
@@ -222,6 +378,7 @@ def test_one_worker_and_a_seed_repeat_exactly(tmp_path: Path) -> None:
     contents: list[Any] = []
     for name in ("a", "b"):
         content = json.loads(store.save(tmp_path / name, point, evaluate(point)).read_text())
+        content.pop("sha256")  # of the seconds too
         assert content["result"].pop("solve_s") > 0
         contents.append(content)
     assert contents[0] == contents[1]

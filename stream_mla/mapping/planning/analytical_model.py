@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stream_mla.errors import InfeasibleError
 from stream_mla.hardware.accelerator import Accelerator, Dataflow, Delivery
 from stream_mla.hardware.core_cost import Grid, grids
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route, find_routes
+from stream_mla.hardware.interconnect import OFF_CHIP, Route, find_routes
 from stream_mla.mapping.planning.candidate_sizes import Numbers
 from stream_mla.workload.operator_graph import Operator, OperatorGraph, Role
 
@@ -68,7 +68,7 @@ class MachineEstimate:
     """(Operand width in bit, MACs per element and cycle), narrowest first."""
 
     def tile_cycles(self, batch: Numbers, m: Numbers, n: Numbers, k: Numbers, bits: int) -> Reals:
-        """Estimate the cycles of GEMMs: the broadcast or SCALE-Sim forms of `cost`, operands read once from SRAM."""
+        """Estimate the cycles of GEMMs: by the broadcast or systolic forms of `core_cost`, operands read once."""
         read: Reals = (m * k + k * n) * bits / self.sram_bits_per_cycle
         rate = next((macs for width, macs in self.rates if width >= bits), self.rates[-1][1])
         k = _ceil(k, max(1, int(rate)))
@@ -122,7 +122,7 @@ def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
         vector_sram_bits=min(core.type.sram.capacity for core in vectors),
         vector_cores=len(vectors),
         vector_operations_per_cycle=sum(c.type.vector.operations_per_cycle for c in vectors if c.type.vector),
-        vector_port_bits_per_cycle=_vector_port(accelerator, routes) / SHARE,
+        vector_port_bits_per_cycle=_vector_port(accelerator, routes) / resources[0].grid,
         joined=all(
             (a, b) in routes and routes[a, b].demand >= routes[OFF_CHIP, b].demand * JOINED_RATE
             for a in numbers
@@ -130,11 +130,11 @@ def estimate_machine(accelerator: Accelerator) -> MachineEstimate:
             if a != b
         ),
         one_core_does_all=all(core.type.vector is not None for core in arrays),
-        dram_bits_per_cycle=total / SHARE,
+        dram_bits_per_cycle=total / resources[0].grid,
         port_bits_per_cycle=min(
             routes[OFF_CHIP, n].demand for n, core in enumerate(accelerator.cores) if core.type.array is not None
         )
-        / SHARE,
+        / resources[0].grid,
         rows=array.rows,
         columns=array.columns,
         copies=array.copies,

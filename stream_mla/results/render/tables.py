@@ -141,7 +141,7 @@ def _front_cells(row: Result, name: str, least_s: float, least_pj: float) -> lis
         with_prefix(row.latency_s, "s"),
         f"{row.latency_s / least_s:.3f}",
         digits(row.energy_pj / 1e9),
-        f"{row.energy_pj / least_pj:.4f}",
+        f"{row.energy_pj / least_pj if least_pj else 1:.4f}",
         digits(row.energy_pj * 1e-6 * row.latency_s),
         f"{row.frugal_tiles:,}",
         f"{100 * row.energy_gap:.2f}",

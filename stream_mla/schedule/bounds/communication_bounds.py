@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stream_mla.errors import InfeasibleError
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route, usable
+from stream_mla.hardware.interconnect import OFF_CHIP, Route, usable
 from stream_mla.schedule.problem import Problem
 
 Places = tuple[int, ...]
@@ -101,7 +101,9 @@ class Sends:
             )
             capacity = sum(usable(problem.resources[number], number, problem.routes) for number in tile_graph)
             first, *others = sorted(problem.resources[number].name for number in tile_graph)
-            found[f"{first} and {len(others)} alike" if others else first] = -(-carried * SHARE // capacity)
+            found[f"{first} and {len(others)} alike" if others else first] = -(
+                -carried * problem.resources[0].grid // capacity
+            )
         return found
 
     def _cuts(self, sources: Places, targets: Places) -> Iterable[frozenset[int]]:

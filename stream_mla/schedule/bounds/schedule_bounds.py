@@ -16,11 +16,11 @@ Each is a proof on its own, for the tiling at hand, whatever the cores, the orde
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, fsum
+from math import fsum
 
 from stream_mla.gc_pause import gc_paused
 from stream_mla.hardware.accelerator import Accelerator
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route, find_routes, usable
+from stream_mla.hardware.interconnect import OFF_CHIP, Route, find_routes, usable, usable_cycles
 from stream_mla.hardware.work import VectorWork
 from stream_mla.schedule.bounds.communication_bounds import Sends
 from stream_mla.schedule.problem import Problem
@@ -68,7 +68,9 @@ def least_transfer_cycles(accelerator: Accelerator, read_bits: int, write_bits: 
     always = {load: _always(len(accelerator.cores), routes, load=load) for load in (True, False)}
     bits = {True: read_bits, False: write_bits}
     return max(
-        sum(bits[load] for load in bits if number in always[load]) * SHARE // usable(resources[number], number, routes)
+        sum(bits[load] for load in bits if number in always[load])
+        * resources[number].grid
+        // usable(resources[number], number, routes)
         for number in always[True] | always[False]
     )
 
@@ -183,7 +185,7 @@ def _resources(problem: Problem, transfers: Iterable[_Transfer]) -> dict[str, in
         for resource in always[transfer.load]:
             carried[resource] += problem.tile_graph.blocks[transfer.block].bits
     return {
-        resource.name: ceil(bits * SHARE / usable(resource, number, problem.routes))
+        resource.name: usable_cycles(resource, number, problem.routes, bits)
         for number, (resource, bits) in enumerate(zip(problem.resources, carried, strict=True))
         if bits
     }
@@ -198,8 +200,9 @@ def _units(problem: Problem, tiles: Iterable[int], transfers: Iterable[_Transfer
         problem.tile_graph.blocks[transfer.block].bits for transfer in transfers if transfer.stops_array
     ):
         # loads into one core share its fastest way in, so that they stop its array for at least their bits at that rate
-        rate = max(route.demand for route in _routes(problem, load=True))
-        work["arrays and late loads"] = work["arrays"] + -(-single_buffered * SHARE // rate)
+        fastest = max(_routes(problem, load=True), key=lambda route: route.demand)
+        rate = fastest.demand
+        work["arrays and late loads"] = work["arrays"] + -(-single_buffered * fastest.grid // rate)
     arrays = len(list(problem.accelerator.array_cores()))
     counts = {"arrays": arrays, "arrays and late loads": arrays}
     counts["vector units"] = len(list(problem.accelerator.vector_cores()))

@@ -14,7 +14,6 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_mla.hardware.interconnect import SHARE
 from stream_mla.schedule.problem import Problem
 from stream_mla.workload.operator_graph import Kind
 
@@ -59,7 +58,7 @@ class _Assignment:
         self.choices: dict[tuple[int, ...], _Choice] = {}
         self.can_wait = can_wait(problem)
         arrays = max(1, len(list(problem.accelerator.array_cores())))
-        self.share = problem.resources[0].capacity / SHARE / arrays
+        self.share = problem.resources[0].bits_per_cycle / arrays
         """Of the DRAM's bandwidth, for each core with an array."""
         self.loads = self._load_cycles()
         self.fair = sum(max(problem.minimum_cycles[n], load) for n, load in enumerate(self.loads)) / arrays
@@ -73,7 +72,7 @@ class _Assignment:
             routes = self.problem.routes
             self.cycles_per_bit[source] = np.array(
                 [
-                    SHARE / routes[source, core].demand if (source, core) in routes else inf
+                    routes[source, core].grid / routes[source, core].demand if (source, core) in routes else inf
                     for core in range(len(self.problem.cores))
                 ]
             )

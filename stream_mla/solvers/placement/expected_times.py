@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE
+from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.problem import Problem
 from stream_mla.solvers.placement.earliest_finish import can_wait
 
@@ -82,7 +82,8 @@ class _Expectation:
         """Return the loads of each tile: block, core, and cluster or -1 where all clusters share it."""
         problem, tile_graph = self.problem, self.problem.tile_graph
         share = problem.resources[0].capacity / len(set(self.core_of))
-        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
+        grid = problem.resources[0].grid
+        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / grid for core in range(len(problem.cores))]
         found: list[list[tuple[int, int, int]]] = []
         for tile, core in zip(tile_graph.tiles, self.core_of, strict=True):
             loaded = (block for block in tile.reads if tile_graph.blocks[block].via_dram)
@@ -224,7 +225,8 @@ class _Expectation:
         """Return when a block that is made now has come to another core; links carry one after the other."""
         arrival = self.arrival.get((block, target))
         if arrival is None:
-            cycles = self.problem.tile_graph.blocks[block].bits * SHARE / self.problem.routes[core, target].demand
+            route = self.problem.routes[core, target]
+            cycles = self.problem.tile_graph.blocks[block].bits * route.grid / route.demand
             arrival = self.arrival[block, target] = max(now, self.linked[core, target]) + cycles
             self.linked[core, target] = arrival
         return arrival

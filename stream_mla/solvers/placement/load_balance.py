@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE
+from stream_mla.hardware.interconnect import OFF_CHIP
 from stream_mla.schedule.problem import Problem
 
 _Kind = tuple[int, float, tuple[int, ...]]
@@ -21,7 +21,8 @@ class _Balance:
     def __init__(self, problem: Problem, core_of_group: Sequence[int]) -> None:
         self.problem, self.core_of = problem, list(core_of_group)
         share = problem.resources[0].capacity / max(1, len(list(problem.accelerator.array_cores())))
-        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / SHARE for core in range(len(problem.cores))]
+        grid = problem.resources[0].grid
+        self.rates = [min(problem.routes[OFF_CHIP, core].demand, share) / grid for core in range(len(problem.cores))]
         self.arrays = np.zeros(len(problem.cores))
         self.loads = np.zeros(len(problem.cores))
         self.movable: list[dict[_Kind, list[int]]] = [defaultdict(list) for _ in problem.cores]

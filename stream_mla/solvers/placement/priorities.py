@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 import networkx as nx
 
-from stream_mla.hardware.interconnect import OFF_CHIP, SHARE, Route
+from stream_mla.hardware.interconnect import OFF_CHIP, Route
 from stream_mla.mapping.tiling.tile_graph import TileGraph
 from stream_mla.schedule.problem import Problem
 
@@ -17,7 +17,9 @@ from stream_mla.schedule.problem import Problem
 def _mean(routes: Collection[Route]) -> tuple[float, float]:
     """Cycles per bit, and latency."""
     count = max(1, len(routes))
-    return sum(SHARE / route.demand for route in routes) / count, sum(route.latency_cycles for route in routes) / count
+    return sum(route.grid / route.demand for route in routes) / count, sum(
+        route.latency_cycles for route in routes
+    ) / count
 
 
 def upward_ranks(problem: Problem) -> list[float]:
