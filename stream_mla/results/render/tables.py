@@ -107,13 +107,15 @@ def as_json(rows: Sequence[Row]) -> str:
 def table(point: "Point", rows: Sequence[Row]) -> str:
     """Return the rows as a table, under a title that says what `point`, the first of them, computes."""
     results = [row for row in rows if isinstance(row, Result)]
-    names = [label(row.model, row.scheme, point) for row in rows]
+    several = len({row.accelerator for row in rows}) > 1
+    names = [label(row.model, row.scheme, point) + f" on {row.accelerator}" * several for row in rows]
     lines = [
         _cells(row, name, len(point.accelerator.cores)) if isinstance(row, Result) else [name, _WITHOUT[row.status]]
         for name, row in zip(names, rows, strict=True)
     ]
     notes = [text for note in _notes(point, results) for text in textwrap.wrap(note, WIDTH)]
-    return "\n".join([*_title(point, _aim(point)), "", *_ruled(_COLUMNS, lines), "", *notes])
+    machines = ", ".join(dict.fromkeys(row.accelerator for row in rows))
+    return "\n".join([*_title(point, _aim(point), machines), "", *_ruled(_COLUMNS, lines), "", *notes])
 
 
 def front_table(point: "Point", rows: Sequence[Result]) -> str:
@@ -176,11 +178,11 @@ def _aim(point: "Point") -> str:
     return f"scheduled for {point.objective}" + (f" within {cap:,} cycles" if cap is not None else "")
 
 
-def _title(point: "Point", aim: str) -> Iterator[str]:
+def _title(point: "Point", aim: str, machines: str = "") -> Iterator[str]:
     workload = point.workload
     precision = workload.precision
     yield (
-        f"{workload.model.name} on {point.accelerator.name}: one attention layer, {_step(workload)}, "
+        f"{workload.model.name} on {machines or point.accelerator.name}: one attention layer, {_step(workload)}, "
         f"batch {workload.batch}"
     )
     yield (
