@@ -75,6 +75,7 @@ class _Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse as argparse does; a command's own arguments in any order."""
+        namespace = argparse.Namespace() if namespace is None else namespace
         if self._inside or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         self._inside = True

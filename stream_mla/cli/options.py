@@ -160,7 +160,8 @@ def _find_model(arguments: argparse.Namespace) -> None:
 
     if arguments.model is not None:
         return
-    schemes, accelerators = arguments.scheme or [], arguments.accelerator
+    schemes: list[str] = arguments.scheme or []
+    accelerators: list[str] = arguments.accelerator
     no_schemes = [name for name in schemes if name not in SCHEMES]
     shipped = [name for name in accelerators if name in model_names()]
     if len(schemes) > 1 and len(no_schemes) == 1:
