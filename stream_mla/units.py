@@ -1,8 +1,8 @@
 """Units: the aliases that types carry, the one parser of quantities, and the range that each kind of quantity has.
 
-In YAML the unit is part of the value (`400 GB/s`); in Python a number has the unit of its alias. Texts are
-converted in exact fractions and rounded once at the end, so `8 GB` is 64000000000 bit and nothing near it. What is only
-to be read is written with few digits (`with_prefix`).
+In YAML the unit is part of the value (`400 GB/s`); in Python a number has the unit of its alias. Texts are converted in
+exact fractions and rounded once at the end, so `8 GB` is 64000000000 bit and nothing near it. A number that is only to
+be read is written with few digits (`with_prefix`).
 
 The ranges are wider than anything that is built, and narrow enough that every number computed from them is finite and
 of a size that integers and floats hold: a quantity outside of them is a slip, and is refused where a file is read.

@@ -66,7 +66,23 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage before it."""
+    """A parser that says what is wrong in one line, and takes positional arguments before and after options."""
+
+    _inside = False
+    """Whether argparse parses options and positional arguments one after the other, for which it calls us again."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  of two overloads, ours is the general one
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does; a command's own arguments in any order."""
+        namespace = argparse.Namespace() if namespace is None else namespace
+        if self._inside or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
     def error(self, message: str) -> NoReturn:
         self.exit(FAULTY_INPUT, f"{self.prog}: error: {printable(cut(message, LONGEST_MESSAGE))}\n")

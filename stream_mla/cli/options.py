@@ -33,8 +33,20 @@ OBJECTIVES = ("latency", "energy", "latency-then-energy")
 def add_step(parser: argparse.ArgumentParser) -> None:
     """Add what is computed, and on what."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a shipped name, a YAML file, or a Hugging Face config.json or its folder")
-    add("--accelerator", metavar="NAME|FILE", required=True, help="a shipped name or a YAML file")
+    add(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a shipped name, a YAML file, or a Hugging Face config.json or its folder",
+    )
+    add(
+        "--accelerator",
+        metavar="NAME|FILE",
+        required=True,
+        nargs="+",
+        action="extend",
+        help="shipped names or YAML files; several are compared",
+    )
     add("--scheme", metavar="SCHEME", nargs="+", action="extend", help="only these; see stream-mla list schemes")
     add(
         "--context",
@@ -50,7 +62,13 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
     add("--layer", metavar="KIND", help="which kind of attention layer, where the model has several; see show MODEL")
     add("--batch", metavar="N", type=requests, default=DEFAULTS.batch, help="requests (default: 1)")
-    add("--bits", metavar="TENSOR=N,...", type=bits, default={}, help=f"of {', '.join(TENSORS)}")
+    add(
+        "--bits",
+        metavar="N|TENSOR=N,...",
+        type=bits,
+        default={},
+        help=f"of weights, cache and activations, or of any of {', '.join(TENSORS)}",
+    )
     parser.set_defaults(fail=parser.error)
 
 
@@ -116,12 +134,14 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
     from stream_mla.point import Point
     from stream_mla.workload.lowering.attention import lower
 
-    model, accelerator = load_model(arguments.model), load_accelerator(arguments.accelerator)
+    _find_model(arguments)
+    model = load_model(arguments.model)
     if arguments.layer is not None:
         try:
             model = model.with_layer(arguments.layer)
         except ValueError as error:
             arguments.fail(f"argument --layer: {error}")
+    accelerators = [load_accelerator(name) for name in dict.fromkeys(arguments.accelerator)]
     own = ("scheme", "layer", "tile", "latency_cap")
     given = {name: getattr(arguments, name) for name in NAMES if name not in own}
     cap = arguments.latency_cap
@@ -130,6 +150,7 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
         found = [
             Point(**point_fields(row_model, accelerator, Settings(scheme=scheme, **given), spell=_spelled))
             for row_model, scheme in _rows(model, arguments)
+            for accelerator in accelerators
         ]
     except SettingsError as error:
         arguments.fail("; ".join(f"argument {_spelled(name)}: {text}" for name, text in error.found))
@@ -139,6 +160,27 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
         if problem := unknown_sizes(graphs, arguments.tile):
             arguments.fail(f"argument --tile: {problem}")
     return [replace(point, tile_sizes=arguments.tile) for point in found]
+
+
+def _find_model(arguments: argparse.Namespace) -> None:
+    """Take the model from the values of an option that takes several, where it stands right behind them."""
+    from stream_mla.frontends.catalog import model_names
+    from stream_mla.workload.lowering.attention import SCHEMES
+
+    if arguments.model is not None:
+        return
+    schemes: list[str] = arguments.scheme or []
+    accelerators: list[str] = arguments.accelerator
+    no_schemes = [name for name in schemes if name not in SCHEMES]
+    shipped = [name for name in accelerators if name in model_names()]
+    if len(schemes) > 1 and len(no_schemes) == 1:
+        arguments.model = no_schemes[0]
+        schemes.remove(arguments.model)
+    elif len(accelerators) > 1:
+        arguments.model = (shipped or accelerators)[-1]
+        accelerators.remove(arguments.model)
+    else:
+        arguments.fail("the following arguments are required: MODEL")
 
 
 def _spelled(name: str) -> str:
@@ -169,3 +211,9 @@ def _rows(model: "Model", arguments: argparse.Namespace) -> list[tuple["Model", 
         ]
     except ValueError as error:
         raise SpecError(arguments.model, [f"no MHA to compare with, {error}: choose rows with --scheme"]) from error
+
+
+def name_of(point: "Point", arguments: argparse.Namespace) -> str:
+    """Return what messages call a point: its model and scheme, and its accelerator where there are several."""
+    where = f" on {point.accelerator.name}" if len(arguments.accelerator) > 1 else ""
+    return f"{point.workload.model.name} {point.scheme}{where}"

@@ -54,7 +54,7 @@ def _front(point: "Point", rows: list["Result"], arguments: argparse.Namespace) 
     from stream_mla.experiments.pareto import front, non_dominated
     from stream_mla.results.outcome import Interrupted
 
-    name = f"{point.workload.model.name} {point.scheme}"
+    name = options.name_of(point, arguments)
     found: list[Outcome] = []
     try:
         with shown(name, verbose=arguments.verbose) as progress:

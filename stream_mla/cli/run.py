@@ -73,7 +73,7 @@ def _evaluate(points: Sequence["Point"], rows: list["Row"], arguments: argparse.
         starts = store.starts(Path(arguments.start), points, lambda said: print(said, file=sys.stderr))
     code = 0
     for point, start in zip(points, starts, strict=True):
-        name = f"{point.workload.model.name} {point.scheme}"
+        name = options.name_of(point, arguments)
         if arguments.start and start is None:
             print(f"{name}: nothing in {arguments.start} to start from", file=sys.stderr)
         try:

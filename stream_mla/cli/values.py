@@ -3,6 +3,7 @@
 import argparse
 
 from stream_mla.errors import quoted
+from stream_mla.settings import STORED, TENSORS
 from stream_mla.workload.spec import MOST_REQUESTS, MOST_TOKENS
 
 LARGEST = 2**31 - 1
@@ -11,7 +12,6 @@ MOST_WORKERS = 256
 """The solver gets at most this many threads: it has no use for more, and each takes memory."""
 LONGEST_CYCLES = 10**15
 """A latency cap has at most this many cycles: ten days at 1 GHz."""
-TENSORS = ("weights", "cache", "activations", "partials")
 
 
 def positive(text: str) -> int:
@@ -123,8 +123,12 @@ def tile_sizes(text: str) -> dict[str, int]:
 
 
 def bits(text: str) -> dict[str, int]:
-    """Read `weights=8,cache=8`."""
-    found = sizes(text)
-    if unknown := [name for name in found if name not in TENSORS]:
-        raise argparse.ArgumentTypeError(f"no such tensor: {', '.join(unknown)}: use {', '.join(TENSORS)}")
-    return found
+    """Read `8` or `all=8` (weights, cache and activations), `weights=8,cache=8`, or both, of which the latter wins."""
+    first, comma, rest = text.partition(",")
+    found = sizes(f"all={first}{comma}{rest}" if first.isascii() and first.isdecimal() else text)
+    if unknown := [name for name in found if name not in (*TENSORS, "all")]:
+        raise argparse.ArgumentTypeError(
+            f"no such tensor: {', '.join(unknown)}: use {', '.join(TENSORS)}, or all for the first three"
+        )
+    every = found.pop("all", None)
+    return found if every is None else dict.fromkeys(STORED, every) | found

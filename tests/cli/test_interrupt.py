@@ -96,7 +96,7 @@ def test_the_solver_gives_its_best_until_then() -> None:
 
 
 def stream_mla(*arguments: str) -> subprocess.Popen[str]:
-    code = "import sys; from stream_mla.cli import main; sys.exit(main())"
+    code = "import sys; from stream_mla.cli.main import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,

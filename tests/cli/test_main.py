@@ -102,6 +102,57 @@ def test_options_reach_the_point(capsys: Captured, monkeypatch: pytest.MonkeyPat
     assert (point.scheme, point.accelerator.name) == ("mla_ru", "h100")
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        "--accelerator flat_cloud --scheme mla_rc deepseek_v2_lite",
+        "deepseek_v2_lite --accelerator flat_cloud --scheme mla_rc",
+        "--scheme mla_rc --accelerator flat_cloud deepseek_v2_lite",
+        "--scheme mla_rc deepseek_v2_lite --accelerator flat_cloud",
+    ],
+)
+def test_the_model_stands_before_or_after_options(capsys: Captured, order: str):
+    assert main(["run", *order.split(), "--context", "64", "--time-limit", "0", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["model"], row["scheme"], row["accelerator"]) == ("deepseek_v2_lite", "mla_rc", "flat_cloud")
+
+
+def test_no_model_is_refused(capsys: Captured):
+    said = refused(capsys, "run", "--accelerator", "flat_cloud", "--scheme", "mla_rc")
+    assert said == "stream-mla run: error: the following arguments are required: MODEL\n"
+
+
+def test_figures_stand_before_or_after_options(capsys: Captured):
+    said = refused(capsys, "reproduce", "letter", "--out", "x", "fig9")
+    assert said.startswith("stream-mla reproduce: error: argument FIGURE: no figure 'fig9': use fig2, ")
+
+
+def test_several_accelerators_are_compared_in_one_run(capsys: Captured):
+    run = ["run", "deepseek_v2_lite", "--accelerator", "flat_cloud", "flat_edge", "flat_cloud"]
+    assert main([*run, "--context", "64", "--time-limit", "0", "--scheme", "mla_ru", "mla_rc", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    machines = ["flat_cloud", "flat_edge"]
+    assert [(row["scheme"], row["accelerator"]) for row in rows] == [
+        (scheme, machine) for scheme in ("mla_ru", "mla_rc") for machine in machines
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("8", (8, 8, 8, 32)),
+        ("all=8", (8, 8, 8, 32)),
+        ("8,cache=16", (8, 16, 8, 32)),
+        ("cache=16,all=8,partials=24", (8, 16, 8, 24)),
+    ],
+)
+def test_one_number_of_bits_is_for_all_but_partial_sums(capsys: Captured, text: str, bits: tuple[int, ...]):
+    options = ["--context", "64", "--time-limit", "0", "--scheme", "mla_ru", "--bits", text, "--json"]
+    assert main(["run", "deepseek_v2_lite", "--accelerator", "flat_cloud", *options]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert tuple(row[f"{name}_bits"] for name in ("weight", "cache", "activation", "partial")) == bits
+
+
 def test_query_tokens_come_on_top_of_the_cache(capsys: Captured):
     assert main([*QUICK, "--query", "4", "--scheme", "mla_absorbed", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
@@ -136,10 +187,14 @@ def test_progress_on_a_terminal_is_one_line_that_is_wiped(capsys: Captured, monk
         ("--time-limit soon", "argument --time-limit: expected a number of seconds, got 'soon'"),
         ("--gap-limit 1", "argument --gap-limit: must be at least 0 and less than 1, got '1'"),
         ("--gap-limit small", "argument --gap-limit: expected a share, such as 0.001, got 'small'"),
-        ("--bits 8", "argument --bits: expected NAME=N, got '8'"),
+        ("--bits 0", "argument --bits: must be from 1 to 2147483647, got 0"),
+        ("--bits eight", "argument --bits: expected NAME=N, got 'eight'"),
         ("--bits weights=0", "argument --bits: must be from 1 to 2147483647, got 0"),
         ("--bits weights=8,weights=4", "argument --bits: weights is given twice: keep one"),
-        ("--bits w=8", "argument --bits: no such tensor: w: use weights, cache, activations, partials"),
+        (
+            "--bits w=8",
+            "argument --bits: no such tensor: w: use weights, cache, activations, partials, or all for the first three",
+        ),
         ("--prefill --context 0", "argument --context: prefill needs at least 1 token, got 0"),
         ("--prefill --query 2", "argument --query: not allowed with argument --prefill"),
         (

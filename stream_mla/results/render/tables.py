@@ -107,14 +107,15 @@ def as_json(rows: Sequence[Row]) -> str:
 def table(point: "Point", rows: Sequence[Row]) -> str:
     """Return the rows as a table, under a title that says what `point`, the first of them, computes."""
     results = [row for row in rows if isinstance(row, Result)]
-    names = [label(row.model, row.scheme, point) for row in rows]
+    several = len({row.accelerator for row in rows}) > 1
+    names = [label(row.model, row.scheme, point) + f" on {row.accelerator}" * several for row in rows]
     lines = [
         _cells(row, name, len(point.accelerator.cores)) if isinstance(row, Result) else [name, _WITHOUT[row.status]]
         for name, row in zip(names, rows, strict=True)
     ]
-    said = (*_notes(point, results), *left_out(results))
-    notes = [text for note in said for text in textwrap.wrap(note, WIDTH)]
-    return "\n".join([*_title(point, _aim(point)), "", *_ruled(_COLUMNS, lines), "", *notes])
+    notes = [text for note in _notes(point, results) for text in textwrap.wrap(note, WIDTH)]
+    machines = ", ".join(dict.fromkeys(row.accelerator for row in rows))
+    return "\n".join([*_title(point, _aim(point), machines), "", *_ruled(_COLUMNS, lines), "", *notes])
 
 
 def front_table(point: "Point", rows: Sequence[Result]) -> str:
@@ -130,14 +131,7 @@ def front_table(point: "Point", rows: Sequence[Result]) -> str:
         "gap: by how much the energy of this tiling could be less.",
         WIDTH,
     )
-    notes += [text for note in left_out(rows) for text in textwrap.wrap(note, WIDTH)]
     return "\n".join([*_title(point, "latency against energy"), "", *_ruled(_FRONT_COLUMNS, lines), "", *notes])
-
-
-def left_out(results: Sequence[Result]) -> Iterator[str]:
-    """Yield one line with what the results leave out or assume of the published model, if anything."""
-    if notes := dict.fromkeys(note for row in results for note in row.notes):
-        yield f"Of the model: {'; '.join(notes)}."
 
 
 def _front_cells(row: Result, name: str, least_s: float, least_pj: float) -> list[str]:
@@ -184,11 +178,11 @@ def _aim(point: "Point") -> str:
     return f"scheduled for {point.objective}" + (f" within {cap:,} cycles" if cap is not None else "")
 
 
-def _title(point: "Point", aim: str) -> Iterator[str]:
+def _title(point: "Point", aim: str, machines: str = "") -> Iterator[str]:
     workload = point.workload
     precision = workload.precision
     yield (
-        f"{workload.model.name} on {point.accelerator.name}: one {_layer(workload)}, {_step(workload)}, "
+        f"{workload.model.name} on {machines or point.accelerator.name}: one attention layer, {_step(workload)}, "
         f"batch {workload.batch}"
     )
     yield (
@@ -197,13 +191,6 @@ def _title(point: "Point", aim: str) -> Iterator[str]:
     policy = point.policy
     if policy != POLICIES["free"]:
         yield f"fusion {policy.fusion}, prefetch {policy.prefetch}, sharing {'on' if policy.sharing else 'off'}"
-
-
-def _layer(workload: Workload) -> str:
-    """Name the layer that is computed, by its kind where the model has several."""
-    model = workload.model
-    number = next((kind.layers for kind in model.layer_kinds if kind.name == model.layer), 0)
-    return f"{model.layer} attention layer ({number} of {model.layers})" if number else "attention layer"
 
 
 def _step(workload: Workload) -> str:
