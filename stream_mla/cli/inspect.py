@@ -2,13 +2,19 @@
 
 import argparse
 import difflib
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stream_mla.cli.printing import comparison_for
 from stream_mla.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stream_mla.hardware.accelerator import Accelerator, CoreType
+    from stream_mla.results.result import Result
     from stream_mla.workload.spec import Model
 
 FAULTY_INPUT = 2
@@ -81,14 +87,56 @@ def _load(name: str) -> "Model | Accelerator | CoreType":
     )
 
 
+def _results(name: str) -> "list[Result]":
+    """Return the results that are stored in a file or a folder; none where it is something else."""
+    from stream_mla.frontends import catalog
+
+    path = Path(name)
+    if name in (*catalog.model_names(), *catalog.accelerator_names()) or not os.path.lexists(path):
+        return []
+    from stream_mla.results import store
+
+    if path.is_dir():
+        found: list[Result] = []
+        for file in () if (path / "config.json").exists() else store.results_in(path):
+            try:
+                found.append(store.load(file).result)
+            except SpecError as error:
+                print(f"left out {error}", file=sys.stderr)
+        return found
+    return [store.load(path).result] if store.looks_sealed(path) else []
+
+
+def _tables(results: "Sequence[Result]", arguments: argparse.Namespace) -> str:
+    """Return a table for each group of results that differ in model baseline, scheme and accelerator only."""
+    from stream_mla.results.render.comparison import BASELINES, subject_of_results
+
+    models = dict.fromkeys(row.model for row in results if row.model not in BASELINES)
+    groups: dict[tuple[object, ...], list[Result]] = {}
+    for row in sorted(results, key=lambda row: (row.context_tokens, row.batch, row.accelerator, row.scheme)):
+        about = row.model if row.model not in BASELINES or len(models) != 1 else next(iter(models))
+        step = (row.batch, row.query_tokens, row.cached_tokens, row.mask, row.window, row.chunk, row.layer)
+        bits = (row.weight_bits, row.cache_bits, row.activation_bits)
+        search = (row.objective, row.latency_cap_cycles, row.fusion, row.prefetch, row.sharing)
+        groups.setdefault((about, *step, *bits, *search), []).append(row)
+    texts: list[str] = []
+    for rows in groups.values():
+        shown = comparison_for(subject_of_results(rows), arguments)
+        texts.append("\n".join([shown.heading(), *map(shown.line, rows), "", shown.footing(rows)]).rstrip())
+    return "\n\n".join(texts)
+
+
 def show(arguments: argparse.Namespace) -> int:
-    """Print a model, an accelerator or a core as a file, with what follows from it as comments."""
+    """Print a model, an accelerator or a core as a file, with what follows from it; or stored results as tables."""
     from stream_mla.frontends import catalog
     from stream_mla.hardware.accelerator import Accelerator
     from stream_mla.results.render import descriptions
     from stream_mla.workload.lowering.mha_baselines import parameters
     from stream_mla.workload.spec import Model
 
+    if results := _results(arguments.name):
+        print(_tables(results, arguments))
+        return 0
     found = _load(arguments.name)
     if isinstance(found, Model):
         kinds = [found.with_layer(kind.name) if kind.name else found for kind in found.kinds]

@@ -101,8 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     checker = commands.add_parser("check", help="check files of models, accelerators and cores")
     checker.add_argument("files", metavar="FILE", nargs="+")
     checker.set_defaults(handler=inspect.check)
-    shower = commands.add_parser("show", help="print a model or an accelerator, and what follows from it")
-    shower.add_argument("name", metavar="MODEL|ACCELERATOR", help="a shipped name or a file")
+    shower = commands.add_parser("show", help="print a model, an accelerator, or stored results")
+    shower.add_argument(
+        "name", metavar="NAME|FILE|FOLDER", help="a shipped name, a file, or a folder of stored results"
+    )
+    run.add_table(shower)
     shower.set_defaults(handler=inspect.show)
     return parser
 

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
 
+from stream_mla.errors import StreamMlaError
 from stream_mla.results.short import Facts, ShortTable, step
 from stream_mla.units import digits, with_prefix
+
+if TYPE_CHECKING:
+    from stream_mla.point import Point
 
 
 class Status(StrEnum):
@@ -160,3 +165,47 @@ class Result(ShortTable):
             ("gap", f"{100 * self.gap:.2f} % of the {value}, to the best of this tiling"),
             ("status", f"{self.status}, found by {self.scheduler}, {self.tiles:,} tiles{passes}"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A point that has no schedule, with the reason."""
+
+    model: str
+    scheme: str
+    accelerator: str
+    context_tokens: int
+    query_tokens: int
+    batch: int
+    status: Literal["infeasible", "no_schedule"]
+    error: str
+    fits_with: tuple[str, ...]
+    """Changes that make it fit, each shown by a schedule."""
+    point_sha256: str
+    notes: tuple[str, ...] = ()
+    """Sentences on what is left out or assumed of the published model."""
+
+
+Row = Result | Failure
+
+
+def failure(
+    point: "Point",
+    status: Literal["infeasible", "no_schedule"],
+    error: StreamMlaError,
+    changes: tuple[str, ...] = (),
+) -> Failure:
+    """Describe a point without a schedule."""
+    return Failure(
+        model=point.workload.model.name,
+        scheme=point.scheme,
+        accelerator=point.accelerator.name,
+        context_tokens=point.workload.context_tokens,
+        query_tokens=point.workload.query_tokens,
+        batch=point.workload.batch,
+        status=status,
+        error=str(error),
+        fits_with=changes,
+        point_sha256=point.sha256,
+        notes=point.workload.model.notes,
+    )

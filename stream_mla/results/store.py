@@ -1,31 +1,29 @@
 """Results on disk: one JSON file per point, with all that is needed to rebuild the schedule and to check it again.
 
-A file's name starts as the fingerprint of its point. Writing is atomic: a file is whole or not there. A file carries a
-checksum of all it says, so that one that was edited or damaged is refused. What the same code stored is believed; what
-another version of it stored must prove itself again: its schedule must keep today's rules and take what is said of it.
+A file's name says model, machine, scheme and context, and ends in the fingerprint of its point. A file that was edited
+or damaged is refused. What the same code stored is believed; what another version of it stored must prove itself again:
+its schedule must keep today's rules and take what is said of it. A point without a schedule has a file of its own.
 """
 
-import hashlib
 import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from stream_mla.errors import SpecError, quoted
-from stream_mla.frontends.text_files import read_bytes
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
 from stream_mla.results.codec import decode, encode
 from stream_mla.results.outcome import Outcome
-from stream_mla.results.result import Result, Status
+from stream_mla.results.result import Failure, Result, Status
+from stream_mla.results.sealed_files import code_sha256, looks_sealed, prepare, read, read_json, refusing, write
 from stream_mla.schedule.bounds.schedule_bounds import bounds
 from stream_mla.schedule.candidate import Candidate
 from stream_mla.schedule.checker import violations
@@ -35,17 +33,16 @@ from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
 from stream_mla.workload.segments import part
 
-FORMAT = 4
+__all__ = ["looks_sealed", "prepare"]
+
 DIGITS = 16
-"""A file's name has so many digits of the fingerprint."""
+"""A file's name has so many digits of the fingerprint: 2^64 points before two are likely to share them."""
+LONGEST_WORD = 40
+"""A name in a file's name has at most this many characters: four of them stay below the 255 that a folder takes."""
 FREE = ("objective", "latency_cap_cycles", "time_limit_s", "gap_limit", "seed", "workers")
 """In these a point may differ from the one whose schedule it starts from."""
 MOST_DIFFERENCES = 5
-MOST_BYTES = 1 << 30
-"""A file has at most this many bytes: a schedule of 10^6 tiles and moves takes some 100 MB."""
-
-_HEAD = re.compile(r'\{"format": (\d{1,9}), "sha256": "([0-9a-f]{64})", ')
-"""A file starts with this; the checksum is of all that follows."""
+"""A message names so many differences between two points; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,58 +78,23 @@ class Stored:
     @cached_property
     def decisions(self) -> tuple[Decisions, ...]:
         """The decisions of the schedule, or of those of the passes; SpecError where they are none."""
-        with _refusing(self.path):
-            found = tuple(decode(Decisions, entry) for entry in _json(self.text_of_decisions))
+        with refusing(self.path):
+            found = tuple(decode(Decisions, entry) for entry in read_json(self.text_of_decisions))
             if len(found) != max(1, len(self.result.passes)):
                 raise ValueError(f"{len(found)} schedules of {max(1, len(self.result.passes))} passes")
             return found
 
 
-class _refusing:  # noqa: N801  a context manager
-    """Turns what decoding raises into a SpecError that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError | TypeError | KeyError | AttributeError | IndexError | RecursionError):
-            said = f"{type(error).__name__}: {error}"
-            raise SpecError(
-                str(self.path), [f"not a stored result of this version ({said}): run its point again"]
-            ) from error
-
-
 def path_of(folder: Path, point: Point) -> Path:
     """Return where the result of a point is stored."""
-    return folder / f"{point.sha256[:DIGITS]}.json"
+    workload = point.workload
+    words = (workload.model.name, point.accelerator.name, point.scheme, str(workload.context_tokens))
+    safe = [re.sub(r"[^A-Za-z0-9_.]+", "_", word)[:LONGEST_WORD].lstrip(".") for word in words]
+    return folder / f"{'-'.join(safe)}-{point.sha256[:DIGITS]}.json"
 
 
-@lru_cache(maxsize=1)
-def code_sha256() -> str:
-    """Return the fingerprint of this package's code."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def sealed(record: Mapping[str, Any]) -> str:
-    """Return the text of a file: the format, the checksum, and what it is of."""
-    body = json.dumps(record, allow_nan=False)[1:]
-    return f'{{"format": {FORMAT}, "sha256": "{hashlib.sha256(body.encode()).hexdigest()}", {body}'
-
-
-def prepare(folder: Path) -> None:
-    """Make the folder and try to write in it, so that it is known before anything is computed whether one can."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _new_file(folder / "try", "").unlink()
-    except (OSError, ValueError) as error:
-        _cannot_store(folder, error)
+def _path_of_failure(folder: Path, point: Point) -> Path:
+    return path_of(folder, point).with_suffix(".failed.json")
 
 
 def save(folder: Path, point: Point, outcome: Outcome) -> Path:
@@ -144,65 +106,43 @@ def save(folder: Path, point: Point, outcome: Outcome) -> Path:
         )
         for best in bests
     ]
-    text = sealed(
-        {
-            "code_sha256": code_sha256(),
-            "point": asdict(point),
-            "result": encode(outcome.result),
-            "decisions": [encode(entry) for entry in decisions],
-        }
-    )
     path = path_of(folder, point)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        new = _new_file(path, text)
-        try:
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        _cannot_store(folder, error)
+    record = {
+        "code_sha256": code_sha256(),
+        "point": asdict(point),
+        "result": encode(outcome.result),
+        "decisions": [encode(entry) for entry in decisions],
+    }
+    write(path, record)
+    _path_of_failure(folder, point).unlink(missing_ok=True)
     return path
 
 
-def _new_file(path: Path, text: str) -> Path:
-    """Return a new file beside a path, with a name that nobody can foresee; what is there already is not followed."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    return new
+def save_failure(folder: Path, point: Point, failed: Failure) -> Path:
+    """Store that a point has no schedule, and why."""
+    path = _path_of_failure(folder, point)
+    write(path, {"code_sha256": code_sha256(), "point": asdict(point), "failure": asdict(failed)})
+    return path
 
 
-def _cannot_store(folder: Path, error: OSError | ValueError) -> NoReturn:
-    said = error.strerror if isinstance(error, OSError) else str(error)
-    raise SpecError(str(folder), [f"cannot store a result here: {said}"]) from error
+def failed_before(folder: Path, point: Point) -> Failure | None:
+    """Return what is stored of a point that had no schedule, if the same code found that.
+
+    SpecError where the file is damaged.
+    """
+    path = _path_of_failure(folder, point)
+    if not os.path.lexists(path):
+        return None
+    record, failed = read(path, "failure")
+    with refusing(path):
+        found = decode(Failure, read_json(failed))
+    return found if found.point_sha256 == point.sha256 and record["code_sha256"] == code_sha256() else None
 
 
 def load(path: Path) -> Stored:
     """Read a stored result; SpecError where it is none, or is not as it was stored."""
-    try:
-        content = read_bytes(path, MOST_BYTES)
-    except OSError as error:
-        raise SpecError(str(path), [f"cannot read it: {error.strerror}"]) from error
-    except ValueError as error:
-        raise SpecError(str(path), [f"cannot read it: {error}"]) from error
-    with _refusing(path):
-        text = content.decode("utf-8")
-        head = _HEAD.match(text)
-        if head is None:
-            return _of_another_format(path, text)
-        if int(head[1]) != FORMAT:
-            raise SpecError(str(path), [f"stored in format {head[1]}, this version reads {FORMAT}"])
-        if hashlib.sha256(content[head.end() :]).hexdigest() != head[2]:
-            raise SpecError(
-                str(path), ["it was changed since it was stored (its checksum differs): run its point again"]
-            )
-        record, decisions = _opened(text, head.end())
+    record, decisions = read(path, "decisions")
+    with refusing(path):
         return Stored(
             path=path,
             code_sha256=str(record["code_sha256"]),
@@ -210,37 +150,6 @@ def load(path: Path) -> Stored:
             result=decode(Result, record["result"]),
             text_of_decisions=decisions,
         )
-
-
-def _of_another_format(path: Path, text: str) -> NoReturn:
-    """Say of a file that does not start as ours do which format it has, if any."""
-    found = _json(text)
-    known = cast(dict[str, object], found).get("format") if isinstance(found, dict) else None
-    if known is None:
-        raise ValueError("it has no format")
-    if known == FORMAT:
-        raise ValueError("it is not written as it was stored")
-    raise SpecError(str(path), [f"stored in format {quoted(known)}, this version reads {FORMAT}"])
-
-
-def _opened(text: str, start: int) -> tuple[dict[str, Any], str]:
-    """Return what a file says before its decisions, and the text of these, which come last."""
-    decoder = json.JSONDecoder(parse_constant=_no_number)
-    record: dict[str, Any] = {}
-    while True:
-        key, end = decoder.raw_decode(text, start)
-        if key == "decisions":
-            return record, text[end + 2 : text.rindex("}")]
-        record[key], end = decoder.raw_decode(text, end + 2)
-        start = end + 2
-
-
-def _json(text: str) -> Any:
-    return json.loads(text, parse_constant=_no_number)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
 
 
 def made_by_this_code(stored: Stored) -> bool:
@@ -257,7 +166,7 @@ def rebuilt(stored: Stored, point: Point) -> list[Candidate]:
     passes = stored.result.passes
     if passes:
         operators = {operator.name: operator for operator in graph.operators}
-        with _refusing(stored.path):
+        with refusing(stored.path):
             parts = [part(graph, [operators[name] for name in entry.operators], entry.sizes) for entry in passes]
     else:
         parts = [graph]
@@ -367,13 +276,18 @@ def is_final(stored: Stored) -> bool:
     return stored.result.status is not Status.INTERRUPTED
 
 
+def results_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that should hold results."""
+    return sorted(file for file in folder.glob("*.json") if not file.name.endswith(".failed.json"))
+
+
 def starts(path: Path, points: Sequence[Point], note: Callable[[str], None] = lambda _: None) -> list[Stored | None]:
     """Return, of a file or a folder, the best stored result that fits each point; SpecError where none fits any.
 
     Of a folder, files that are no stored results are left out, with a note.
     """
     whole = os.path.isdir(path)  # noqa: PTH112  never fails, however odd the path
-    files = sorted(path.glob("*.json")) if whole else [path]
+    files = results_in(path) if whole else [path]
     found: list[Stored | None] = [None] * len(points)
     nearest: tuple[list[str], Path] | None = None
     for file in files:

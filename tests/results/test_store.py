@@ -17,7 +17,7 @@ from stream_mla.evaluation import evaluate
 from stream_mla.frontends import catalog
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.policy import POLICIES
-from stream_mla.results import store
+from stream_mla.results import sealed_files, store
 from stream_mla.results.outcome import Outcome
 from stream_mla.results.result import Status
 from stream_mla.workload.spec import Precision, Workload
@@ -54,7 +54,7 @@ def edited(path: Path, change: Callable[[Content], None], *, seal: bool = True) 
     content = json.loads(path.read_text())
     change(content)
     known = [content.pop(key, None) for key in ("format", "sha256")]
-    text = store.sealed(content)
+    text = sealed_files.sealed(content)
     if not seal:
         text = json.dumps({"format": known[0], "sha256": known[1]} | content)
     path.write_text(text)
@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_used_is_refused_beforehand(tmp_path: Path) -> N
 
 
 def test_what_the_same_code_stored_is_read_back_quickly(path: Path) -> None:
-    store.code_sha256()
+    sealed_files.code_sha256()
     replace(POINT).sha256  # noqa: B018  imports and caches are warm
     times: list[float] = []
     for _ in range(5):

@@ -113,7 +113,7 @@ WIDE = tuple(name for name in COLUMNS if name != "accelerator")
 
 
 def chosen(names: Sequence[str], *, machines: Sequence[str], labels: Sequence[str], width: int) -> tuple[Column, ...]:
-    """Return columns that fit a width, if they can: wide enough for all `machines` and `labels` of rows, else shrunk."""
+    """Return columns that fit a width, if they can: wide enough for the names of machines and rows, else shrunk."""
     longest = {"accelerator": max(map(len, machines), default=1), "scheme": max(map(len, labels), default=1)}
     if len(machines) > 1 and "accelerator" not in names:
         names = ("accelerator", *names)

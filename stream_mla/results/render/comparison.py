@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stream_mla.mapping.policy import POLICIES
-from stream_mla.results.failure import Failure, Row
 from stream_mla.results.render import columns as columns_
 from stream_mla.results.render.notes import footing, wide_notes
-from stream_mla.results.result import Result
+from stream_mla.results.result import Failure, Result, Row
 from stream_mla.units import with_prefix
 
 if TYPE_CHECKING:
@@ -173,6 +172,11 @@ def comparison(
     limit = max(width, 10_000) if wide else width
     columns = columns_.chosen(names, machines=subject.machines, labels=subject.labels, width=limit)
     return Comparison(subject=subject, columns=columns, width=width, wide=wide)
+
+
+def table_of(points: Sequence["Point"], rows: Sequence[Row], *, width: int = NO_TERMINAL, wide: bool = False) -> str:
+    """Return a whole table of the rows of points."""
+    return table(subject_of(points), rows, width=width, wide=wide)
 
 
 def table(

@@ -13,7 +13,7 @@ REFERENCE = "mha_large"
 MOST_LIMITS = 3
 """Bounds that are named of the fastest row: what binds it, and what would bind it then."""
 PREFIX_BYTES = 1
-"""Traffic above the least is named from so many bytes on."""
+"""Traffic above the least is named from this many bytes on: below lies the rounding of bits to bytes."""
 
 
 def footing(results: Sequence[Result], name: Name) -> Iterator[str]:
@@ -24,7 +24,7 @@ def footing(results: Sequence[Result], name: Name) -> Iterator[str]:
         yield f"interrupted: {', '.join(cut_short)}; longer searches may find more."
     elif len(results) > 1:
         yield _ahead(results, name)
-    yield _relief(min(results, key=lambda row: row.latency_s), name)
+    yield from left_out(results) or (_relief(min(results, key=lambda row: row.latency_s), name),)
 
 
 def _of_segments(results: Sequence[Result], name: Name) -> str:
@@ -74,14 +74,16 @@ def _relief(row: Result, name: Name) -> str:
     )
 
 
-def left_out(results: Sequence[Result]) -> Iterator[str]:
-    """Yield one line with what the results leave out or assume of the published model, if anything."""
-    if notes := dict.fromkeys(note for row in results for note in row.notes):
-        yield f"Of the model: {'; '.join(notes)}."
+def left_out(results: Sequence[Result]) -> list[str]:
+    """Return one line with what the results leave out or assume of model and machine; nothing where that is nothing."""
+    notes = dict.fromkeys(note.rstrip(".") for row in results for note in row.notes)
+    return [f"note: {'; '.join(notes)}."] if notes else []
 
 
 def wide_notes(results: Sequence[Result], name: Name) -> Iterator[str]:
     """Yield what a wide table says beyond that."""
+    if left_out(results):
+        yield _relief(min(results, key=lambda row: row.latency_s), name)
     yield "bound by: what is busy for the largest share of the latency; to ideal: how far from what no tiling can beat."
     again = [f"{name(row)} {extra}" for row in results if (extra := _extra_traffic(row))]
     if again:
@@ -90,7 +92,8 @@ def wide_notes(results: Sequence[Result], name: Name) -> Iterator[str]:
     if len(reads) == 1:
         yield f"The cache is read {_times(next(iter(reads)))}."
     else:
-        yield f"The cache is read: {', '.join(f'{name(row)} {_times(f"{row.cache_reads:.2f}")}' for row in results)}."
+        told = (f"{name(row)} {_times(f'{row.cache_reads:.2f}')}" for row in results)
+        yield f"The cache is read: {', '.join(told)}."
     yield from (_segments(name(row), row.passes) for row in results if row.passes)
 
 

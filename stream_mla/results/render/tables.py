@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from stream_mla.results.failure import Row
 from stream_mla.results.render.comparison import label, subject_of
-from stream_mla.results.result import Result
+from stream_mla.results.result import Result, Row
 from stream_mla.units import digits, with_prefix
 
 if TYPE_CHECKING:
