@@ -1,8 +1,8 @@
 """What is computed: the shape of one attention layer, the tokens of one step, and the precision.
 
 Prefill and decode are not modes. A step computes `query_tokens` new tokens per request against
-`cached_tokens` that are already in the cache; the keys attended are both together. Decode is
-`query_tokens=1`, prefill is `cached_tokens=0`, chunked prefill and speculative decode lie between.
+`cached_tokens` that are already in the cache; the keys attended are both together, as far as the mask lets a query
+see them. Decode is `query_tokens=1`, prefill is `cached_tokens=0`, chunked prefill and speculative decode lie between.
 """
 
 from dataclasses import dataclass
@@ -78,22 +78,6 @@ class Precision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """One attention layer of a published model, with where its numbers come from."""
-
-    name: str
-    source: str
-    layers: int
-    """Attention layers in the whole model; one of them is simulated."""
-    attention: Attention
-    precision: Precision
-    """What the model is stored and run in; a run may override it."""
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "layers")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Mask:
     """The keys that each query attends to. Query i of a step stands at position `cached_tokens + i` of its sequence."""
 
@@ -115,6 +99,26 @@ class Mask:
 
 NO_MASK = Mask(causal=False)
 """Every query attends to every key, as the letter counts."""
+CAUSAL = Mask(causal=True)
+"""A query attends to its own position and to all before it, as decoders do: the mask of a model that names no other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One attention layer of a published model, with where its numbers come from."""
+
+    name: str
+    source: str
+    layers: int
+    """Attention layers in the whole model; one of them is simulated."""
+    attention: Attention
+    precision: Precision
+    """What the model is stored and run in; a run may override it."""
+    mask: Mask = CAUSAL
+    """The keys that each query attends to; a run may override it."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +133,8 @@ class Workload:
     cached_tokens: int
     """Tokens per request that are in the cache before the step."""
     precision: Precision
+    mask: Mask = CAUSAL
+    """The keys that each query attends to. For one query token against all keys, causal is as good as no mask."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "batch", "query_tokens")
@@ -137,7 +143,7 @@ class Workload:
 
     @property
     def key_tokens(self) -> int:
-        """Keys each query is compared with: the cached tokens and the new ones."""
+        """Keys of the step: the cached tokens and the new ones. A mask may hide some of them from some queries."""
         return self.cached_tokens + self.query_tokens
 
     @property

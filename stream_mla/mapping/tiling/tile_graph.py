@@ -7,9 +7,10 @@ from math import prod
 
 from stream_mla.hardware.work import Gemm, VectorWork
 from stream_mla.mapping.tiling.grid import Interval
+from stream_mla.mapping.tiling.seen_pieces import SeenPieces, seen_pieces
 from stream_mla.mapping.tiling.tile_order import successors
 from stream_mla.mapping.tiling.tile_work import Box
-from stream_mla.workload.operator_graph import COUNTERS, Kind, OperatorGraph
+from stream_mla.workload.operator_graph import COUNTERS, Kind, Operator, OperatorGraph
 from stream_mla.workload.split_k import spread_cut
 
 
@@ -112,10 +113,19 @@ def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})
+        seen = operator_seen(graph, operator, tiling)
         pieces_of = (
             -(-graph.extents[index] // sizes.get(index, graph.extents[index]))
             for index in operator.indices
-            if index not in (*COUNTERS, "w")
+            if index not in (*COUNTERS, "w") and (seen is None or index not in ("q", "k"))
         )
-        count += prod(pieces_of)
+        count += prod(pieces_of) * (1 if seen is None else int(seen.chunks.sum()))
     return count
+
+
+def operator_seen(graph: OperatorGraph, operator: Operator, tiling: Tiling) -> SeenPieces | None:
+    """Return the tiles that a mask leaves of an operator over queries and keys; None where it has none."""
+    if operator.mask is None or "k" not in operator.indices:
+        return None
+    sizes, queries, keys = tiling.sizes.get(operator.name, {}), graph.extents["q"], graph.extents["k"]
+    return seen_pieces(operator.mask, queries, sizes.get("q", queries), keys, tiling.parts, sizes.get("k", keys))

@@ -1,7 +1,9 @@
 """Collects the tensors and operators of a layer."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from stream_mla.workload.key_mask import first_key, key_mask_of
 from stream_mla.workload.operator_graph import Kind, Operand, Operator, OperatorGraph, Role, Tensor
 from stream_mla.workload.spec import Workload
 
@@ -11,10 +13,13 @@ class GraphBuilder:
 
     def __init__(self, workload: Workload, extents: Mapping[str, int]) -> None:
         self.workload = workload
+        self.first_key = first_key(workload)
+        """The rows of the cache before it are no part of the graph: no query attends to them."""
+        self.mask = key_mask_of(workload)
         self.extents: dict[str, int] = {
             "b": workload.batch,
             "q": workload.query_tokens,
-            "k": workload.key_tokens,
+            "k": workload.key_tokens - self.first_key,
             "t": 1,
             "s": 1,
             "w": 2,
@@ -46,15 +51,18 @@ class GraphBuilder:
 
     def new_rows(self, cache: str, indices: str, **offsets: int) -> Operand:
         """View the rows of a cache that this step appends; index q runs along its token axis."""
-        return self.view(cache, indices, q=self.workload.cached_tokens, **offsets)
+        return self.view(cache, indices, q=self.workload.cached_tokens - self.first_key, **offsets)
+
+    def over_keys(self, operator: Operator) -> Operator:
+        """Return an operator with the mask of the step, if it works on both queries and keys."""
+        return replace(operator, mask=self.mask) if {"q", "k"} <= set(operator.indices) else operator
 
     def einsum(
         self, name: str, first: Operand, second: Operand, out: Operand, addend: Operand | None = None
     ) -> Operand:
         """Contract two operands."""
-        self.operators.append(
-            Operator(name=name, kind=Kind.EINSUM, inputs=(first, second), outputs=(out,), addend=addend)
-        )
+        operator = Operator(name=name, kind=Kind.EINSUM, inputs=(first, second), outputs=(out,), addend=addend)
+        self.operators.append(self.over_keys(operator))
         return out
 
     def make(self, name: str, first: Operand, second: Operand, indices: str) -> Operand:
@@ -83,16 +91,17 @@ class GraphBuilder:
                 inputs=(scores,),
                 outputs=(numerators, statistics),
                 scale=scale,
-                first_position=self.workload.cached_tokens,
                 state_width=self.extents[value],
+                mask=self.mask,
             ),
             Operator(
                 name="attend",
                 kind=Kind.ATTEND,
                 inputs=(numerators, values, statistics),
                 outputs=(part, part_stats),
+                mask=self.mask,
             ),
-            Operator(name="merge", kind=Kind.MERGE, inputs=(part, part_stats), outputs=(context,)),
+            Operator(name="merge", kind=Kind.MERGE, inputs=(part, part_stats), outputs=(context,), mask=self.mask),
         ]
         return context
 
