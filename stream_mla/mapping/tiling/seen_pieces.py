@@ -23,6 +23,7 @@ class SeenPieces:
     def __init__(self, mask: KeyMask, queries: int, query_size: int, keys: int, parts: int, key_size: int) -> None:
         """Cut `queries` and `keys`, the latter into `parts` first, into pieces of these sizes."""
         chunks = key_pieces(keys, parts, key_size)
+        self._cut = query_size, keys, parts, key_size
         lows = np.arange(0, queries, query_size)
         self.query_lengths: Positions = np.minimum(lows + query_size, queries) - lows
         self._key_ends = np.array([high for (_, high), _ in chunks])
@@ -38,14 +39,38 @@ class SeenPieces:
         return self._last - self._first + 1
 
     @property
-    def keys(self) -> Positions:
-        """Of each piece of the queries: the keys of these chunks."""
-        return self._key_ends[self._last] - self._key_starts[self._first]
-
-    @property
     def parts(self) -> Positions:
         """Of each piece of the queries: the parts of the keys that it attends to."""
         return self._part[self._last] - self._part[self._first] + 1
+
+    @property
+    def area(self) -> int:
+        """The pairs of a query and a key that are in a tile."""
+        return int((self.query_lengths * (self._key_ends[self._last] - self._key_starts[self._first])).sum())
+
+    def keys_over(self, starts: Positions) -> int:
+        """Return the keys that stretches of the queries attend to, chunk by chunk, over all stretches.
+
+        A stretch begins at each of `starts`, where a piece begins too.
+        """
+        first, last = self._over(starts, np.append(starts[1:], self.query_lengths.sum()))
+        return int((self._key_ends[last] - self._key_starts[first]).sum())
+
+    def parts_over(self, lows: Positions, highs: Positions) -> Positions:
+        """Return the parts of the keys that the pieces of the queries attend to into which each [low, high) reaches."""
+        first, last = self._over(lows, highs)
+        return self._part[last] - self._part[first] + 1
+
+    def nests_with(self, other: "SeenPieces") -> bool:
+        """Whether the tiles of one lie in those of the other: the keys are cut alike, the queries of one further."""
+        (own, *keys), (others, *others_keys) = self._cut, other._cut
+        return keys == others_keys and (own % others == 0 or others % own == 0)
+
+    def _over(self, lows: Positions, highs: Positions) -> tuple[Positions, Positions]:
+        """Return the first and the last chunk of what each [low, high) of the queries, widened to pieces, attends to.
+        """
+        size = int(self.query_lengths[0])
+        return self._first[lows // size], self._last[(highs - 1) // size]
 
     def kinds(self) -> Mapping[PieceKind, int]:
         """Return the kinds of tiles, and how many there are of each."""
