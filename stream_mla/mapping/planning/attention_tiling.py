@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stream_mla.mapping.planning.analytical_model import IN_FLIGHT, CandidateSizes, Quantities, Reals, Setting
 from stream_mla.mapping.planning.candidate_sizes import Cuts, Numbers, combine
 from stream_mla.mapping.planning.operator_tiling import chosen_sizes
+from stream_mla.mapping.planning.seen_keys import SeenKeys, seen_keys
 from stream_mla.mapping.tiling.tile_work import OPERATIONS_PER_ELEMENT
 from stream_mla.workload.operator_graph import Kind, Operator, OperatorGraph, Tensor
 
@@ -100,11 +101,24 @@ class _Table:
     """Keys of a part."""
     kept: NDArray[np.bool_]
     """Keys and values stay until all query tokens of their heads are through."""
+    seen: SeenKeys
+    """What the pieces of the query tokens attend to."""
 
     @property
     def tiles(self) -> Numbers:
         """Tiles of each of the operators."""
-        return self.blocks * self.chunks
+        return np.rint(self.blocks * self.seen.chunks).astype(np.int64)
+
+    @property
+    def expanded(self) -> Reals:
+        """Chunks that are expanded for each tile, where that is inline: each once for a head, or once for a tile."""
+        return np.where(self.kept, self.chunks / self.seen.chunks / self.cuts[1].pieces(), 1.0)
+
+    @property
+    def reads(self) -> Reals:
+        """How often each key of a head comes to a core: once, or for each piece of its query tokens that sees it."""
+        mean = self.seen.keys / self.cuts[2].extents["k"]
+        return np.where(self.kept, 1.0, self.cuts[1].pieces() * mean)
 
     @property
     def visits(self) -> Numbers:
@@ -114,7 +128,8 @@ class _Table:
     @property
     def groups(self) -> Numbers:
         """Groups of tiles that may lie on different cores."""
-        return self.blocks // self.cuts[1].pieces() * self.visits * self.parts
+        parts = np.where(self.kept, self.parts, self.seen.parts)
+        return np.maximum(1, np.rint(self.blocks // self.cuts[1].pieces() * self.visits * parts)).astype(np.int64)
 
 
 def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> AttentionCut:
@@ -129,8 +144,9 @@ def cut_attention(setting: Setting, operators: Mapping[str, Operator]) -> Attent
     table = _attention_table(setting, shape)
     footprint = _footprint_bits(graph, shape, table)
     tile_cycles, expansion = _tile_cycles(setting, shape, table)
-    visits = table.visits / table.cuts[1].pieces()
-    array = table.tiles / table.groups * (tile_cycles + visits * expansion) * machine.rounds(table.groups)
+    array = table.tiles / table.groups * (tile_cycles + table.expanded * expansion) * machine.rounds(table.groups)
+    # the last query tokens see most keys, and what is not kept has a core for each piece of them
+    array = np.maximum(array, np.where(table.kept, 0, table.seen.most_chunks * tile_cycles))
     vector = _vector_cycles(setting, shape, table)
     best = setting.best(
         CandidateSizes(
@@ -187,6 +203,8 @@ def streamed_bits(setting: Setting) -> int:
     """
     machine, graph = setting.machine, setting.graph
     width, scores = graph.tensors["probs"].element_bits, graph.tensors["scores"].bits
+    softmax = next(operator for operator in graph.operators if operator.kind is Kind.SOFTMAX)
+    scores = max(1, scores * graph.pairs(softmax) // (graph.extents["q"] * graph.extents["k"]))
     operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] / width
     layer = max(setting.layer_cycles, scores * operations / machine.vector_operations_per_cycle)
     held_cycles = 1 / machine.vector_port_bits_per_cycle
@@ -249,6 +267,7 @@ def _attention_table(setting: Setting, shape: _Shape) -> _Table:
     chunk = np.minimum(cuts[2].elements(), part)
     requests = min(forced.get("b", 1), extents["b"])
     heads = cuts[0].elements(outer) if shape.per_head else np.ones_like(parts)
+    mask = next(operator.mask for operator in setting.graph.operators if operator.kind is Kind.ATTEND)
     return _Table(
         cuts=cuts,
         parts=parts,
@@ -262,6 +281,7 @@ def _attention_table(setting: Setting, shape: _Shape) -> _Table:
         blocks=-(-extents["b"] // requests) * cuts[0].pieces() * cuts[1].pieces(),
         part=part,
         kept=stays,
+        seen=seen_keys(mask, extents["q"], extents["k"], cuts[1].elements(), parts, chunk),
     )
 
 
@@ -279,21 +299,22 @@ def _footprint_bits(graph: OperatorGraph, shape: _Shape, table: _Table) -> Quant
     the context of the rows twice: as running sums, and finished.
 
     Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
-    of the tile's heads. Where they are kept, all of them are there, with what each piece of the query tokens reads of
+    of the tile's heads. Where they are kept, all that a piece of the query tokens sees are there, with what each piece of the query tokens reads of
     the rows, and half of the next ones if these are loaded.
     """
     probs_bits = graph.tensors["probs"].element_bits
     state_bits = shape.width * (graph.partial_bits + graph.tensors["context"].element_bits)
+    stay = np.minimum(table.part, table.seen.most_keys.astype(np.int64))
     if shape.rank:
-        held, rows_held = np.where(table.kept, table.part, table.chunk), 2 * table.chunk
+        held, rows_held = np.where(table.kept, stay, table.chunk), 2 * table.chunk
     else:
-        held = rows_held = np.where(table.kept, table.part * 3 // 2, 2 * table.chunk)
+        held = rows_held = np.where(table.kept, stay * 3 // 2, 2 * table.chunk)
     heads = graph.extents[shape.heads[0]]
     return (
         table.rows * (shape.depth * shape.query.element_bits + state_bits)
         + held * table.copies * shape.key_bits
         + rows_held * table.requests * shape.row_bits
-        + np.where(table.kept, table.part * table.requests * shape.stay_bits, 0)
+        + np.where(table.kept, stay * table.requests * shape.stay_bits, 0)
         + 3 * table.rows * table.chunk * probs_bits
         + table.heads * shape.weight_bits // heads
     )
@@ -324,14 +345,14 @@ def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:
     tensors = {tensor.name: tensor for tensor in (shape.keys, shape.values) if setting.via_dram(tensor.name)}
     key_bits = sum(tensor.bits for tensor in tensors.values())
     rows_bits = graph.extents["b"] * graph.extents["k"] * shape.row_bits
-    again = table.visits * (1 if shape.per_head else heads.pieces())
+    again = table.reads * (1 if shape.per_head else heads.pieces())
     spread = np.minimum(setting.machine.array_cores, table.request_pieces * table.visits * table.parts)
     tokens = graph.extents["b"] * graph.extents["q"]
     rows = tokens * heads.elements() * heads.pieces()
-    merged_bits = np.where(table.parts > 1, 2 * table.parts * rows * shape.width * graph.partial_bits, 0)
+    merged_bits = np.where(table.parts > 1, 2 * table.seen.parts * rows * shape.width * graph.partial_bits, 0)
     return (
-        key_bits * again.astype(np.float64)
-        + rows_bits * (table.visits * heads.pieces()).astype(np.float64)
+        key_bits * again
+        + rows_bits * (table.reads * heads.pieces())
         + shape.weight_bits * spread
         + merged_bits
     )
@@ -341,7 +362,7 @@ def _vector_cycles(setting: Setting, shape: _Shape, table: _Table) -> Reals:
     """Cycles of softmax, over all vector units: its work per score, and that of each chunk on the running sum."""
     graph = setting.graph
     rows = graph.extents["b"] * graph.extents["q"] * prod(graph.extents[index] for index in shape.heads)
-    operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] * graph.extents["k"] + table.chunks * shape.width
+    operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] * table.seen.keys + table.seen.chunks * shape.width
     return rows * operations / setting.machine.vector_operations_per_cycle
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 
 from stream_mla.hardware.accelerator import Accelerator
-from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.mapping.tiling.tile_graph import Tiling, operator_seen
 from stream_mla.workload.operator_graph import (
     CONTRACTIONS,
     COUNTERS,
@@ -116,7 +116,7 @@ class _Shapes:
             for operand in (*operator.reads, *operator.outputs):
                 size = self.tile_bits(operator, operand)
                 if self._kept(operator, operand):
-                    size = size // self.piece(operator, "k") * -(-self.graph.extents["k"] // self.tiling.parts)
+                    size = size // self.piece(operator, "k") * self._stay(operator)
                 elif operand in operator.reads and self._loaded_ahead(operand.tensor):
                     size *= 2
                 bits[operand.tensor] = max(size, bits.get(operand.tensor, 0))
@@ -125,6 +125,12 @@ class _Shapes:
             else:
                 largest = max(largest, sum(bits.values()))
         return max(largest, sum(fused.values()))
+
+    def _stay(self, operator: Operator) -> int:
+        """Return the keys of a part that are kept at a time: those that a piece of the query tokens sees."""
+        part = -(-self.graph.extents["k"] // self.tiling.parts)
+        seen = operator_seen(self.graph, operator, self.tiling)
+        return part if seen is None else min(part, seen.most_keys)
 
     def _kept(self, operator: Operator, operand: Operand) -> bool:
         """Whether all keys of a part stay, for one piece of the query tokens after the other."""

@@ -46,7 +46,16 @@ class SeenPieces:
     @property
     def area(self) -> int:
         """The pairs of a query and a key that are in a tile."""
-        return int((self.query_lengths * (self._key_ends[self._last] - self._key_starts[self._first])).sum())
+        return int((self.query_lengths * self._keys).sum())
+
+    @property
+    def most_keys(self) -> int:
+        """The most keys that are in the tiles of one piece of the queries."""
+        return int(self._keys.max())
+
+    @property
+    def _keys(self) -> Positions:
+        return self._key_ends[self._last] - self._key_starts[self._first]
 
     def keys_over(self, starts: Positions) -> int:
         """Return the keys that stretches of the queries attend to, chunk by chunk, over all stretches.

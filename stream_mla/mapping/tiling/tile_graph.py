@@ -97,7 +97,8 @@ class TileGraph:
     predecessors: tuple[tuple[int, ...], ...]
     """Of each tile: makers of what it reads, and the step before it in its chain."""
     maker: tuple[int, ...]
-    """Of each block: the tile that completes it, or -1 for those born in DRAM."""
+    """Of each block: the tile that completes it, or -1 for those born in DRAM, and for those that a mask hides as a
+    whole, which nobody makes or reads."""
     users: tuple[tuple[int, ...], ...]
     """Of each block: the tiles that read it."""
 

@@ -54,7 +54,9 @@ def test_tiles_conserve_macs_and_outputs(tile_graph: TileGraph) -> None:
         tiles = [entry for entry in tile_graph.tiles if entry.operator == operator.name]
         if operator.kind in CONTRACTIONS:
             macs = [entry.work.macs for entry in tiles if isinstance(entry.work, Gemm)]
-            assert sum(macs) == tile_graph.graph.macs(operator)
+            # of a tile that is masked in part, all is computed
+            least = tile_graph.graph.macs(operator)
+            assert sum(macs) >= least if operator.mask else sum(macs) == least
         else:
             assert all(isinstance(entry.work, VectorWork) for entry in tiles)
         for operand in operator.outputs:
@@ -65,7 +67,9 @@ def test_tiles_conserve_macs_and_outputs(tile_graph: TileGraph) -> None:
             else:
                 expected = tile_graph.graph.operand_bits(operand)
             written = {n for entry in tiles for n in entry.writes if tile_graph.blocks[n].tensor == operand.tensor}
-            assert sum(tile_graph.blocks[n].bits for n in written) == expected
+            # nothing is made where no query attends to a key
+            bits = sum(tile_graph.blocks[n].bits for n in written)
+            assert bits <= expected if operator.mask else bits == expected
 
 
 @given(cuts())

@@ -1,0 +1,70 @@
+"""What a mask leaves of attention, for many ways to cut queries and keys at once. Estimates, like all plans."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from stream_mla.mapping.planning.candidate_sizes import Numbers
+from stream_mla.workload.key_mask import KeyMask
+
+SAMPLES = 256
+"""Pieces of the queries that are looked at, evenly spaced: means over so many are within 1 % for every kind of mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenKeys:
+    """What the pieces of the queries attend to; entry i of each array belongs to candidate i."""
+
+    chunks: np.ndarray
+    """Chunks of keys that a piece attends to, on average."""
+    most_chunks: np.ndarray
+    """The same, of the piece that attends to most of them in one part of the keys."""
+    keys: np.ndarray
+    """Keys of these chunks, on average."""
+    most_keys: np.ndarray
+    """The same, of the piece that attends to most of them."""
+    parts: np.ndarray
+    """Parts of the keys that a piece attends to, on average."""
+
+
+def seen_keys(
+    mask: KeyMask | None, queries: int, keys: int, query_sizes: Numbers, parts: Numbers, chunks: Numbers
+) -> SeenKeys:
+    """Return what pieces of `query_sizes` of the queries attend to, of keys in `parts`, each in `chunks` of a size."""
+    part = -(-keys // parts)
+    if mask is None:
+        each = -(-part // chunks)
+        return SeenKeys(chunks=each * parts, most_chunks=each, keys=np.full_like(parts, keys), most_keys=part, parts=parts)
+    ways, place = np.unique(np.stack([query_sizes, parts, chunks]), axis=1, return_inverse=True)
+    found = _masked(mask, queries, keys, tuple(map(tuple, ways.tolist())))[:, place.ravel()]
+    return SeenKeys(chunks=found[0], most_chunks=found[1], keys=found[2], most_keys=found[3], parts=found[4])
+
+
+@lru_cache(maxsize=64)
+def _masked(mask: KeyMask, queries: int, keys: int, ways: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """Return a row for each field of `SeenKeys`; the plans of a graph ask for the same ones again and again."""
+    sizes, parts, chunks = (np.array(way, dtype=np.int64) for way in ways)
+    found = np.empty((5, len(sizes)))
+    for size in np.unique(sizes):
+        these = np.flatnonzero(sizes == size)
+        part = (-(-keys // parts[these]))[:, None]
+        chunk = np.minimum(chunks[these][:, None], part)
+        each = -(-part // chunk)
+        pieces = -(-queries // int(size))
+        lows = np.unique(np.linspace(0, pieces - 1, min(pieces, SAMPLES)).astype(np.int64)) * int(size)
+        first = mask.starts(lows)
+        last = mask.ends(np.minimum(lows + int(size), queries) - 1) - 1
+        first_chunk, last_chunk = (key // part * each + key % part // chunk for key in (first, last))
+        seen = last_chunk - first_chunk + 1
+        first_key = first // part * part + first % part // chunk * chunk
+        last_key = last // part * part + np.minimum((last % part // chunk + 1) * chunk, part)
+        ends = np.minimum(last_key, keys)
+        found[:, these] = (
+            seen.mean(axis=1),
+            np.minimum(seen, each).max(axis=1),
+            (ends - first_key).mean(axis=1),
+            (ends - first_key).max(axis=1),
+            (last // part - first // part + 1).mean(axis=1),
+        )
+    return found
