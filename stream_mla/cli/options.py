@@ -12,7 +12,7 @@ from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 if TYPE_CHECKING:
     from stream_mla.hardware.accelerator import Accelerator
     from stream_mla.point import Point
-    from stream_mla.workload.spec import Model
+    from stream_mla.workload.spec import Mask, Model
 
 COMPARED = ("mla_rc", "mla_ru", "mla_absorbed")
 """The schemes of an MLA model that run without --scheme, before MHA of the same size."""
@@ -30,6 +30,10 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--query", metavar="N", type=positive, default=1, help="new tokens per request (default: 1)")
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
     add("--batch", metavar="N", type=positive, default=1, help="requests (default: 1)")
+    add(
+        "--mask", choices=("none", "causal"), help="which keys a query sees (default: as the model says, mostly causal)"
+    )
+    add("--window", metavar="N", type=positive, help="keys that a query sees at most, its own and those before it")
     add("--bits", metavar="TENSOR=N,...", type=bits, default={}, help=f"of {', '.join(TENSORS)}")
     parser.set_defaults(fail=parser.error)
 
@@ -85,6 +89,7 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
                 query_tokens=arguments.context if arguments.prefill else arguments.query,
                 cached_tokens=0 if arguments.prefill else arguments.context,
                 precision=replace(model.precision, **arguments.bits),
+                mask=_mask(row_model, arguments),
             ),
             accelerator=accelerator,
             scheme=scheme,
@@ -101,6 +106,21 @@ def points(arguments: argparse.Namespace) -> list["Point"]:
     ]
     _require_indices(found, arguments.tile, arguments)
     return found
+
+
+def _mask(model: "Model", arguments: argparse.Namespace) -> "Mask":
+    """Return the mask of a run: what the options say, else none under the letter's policy, else that of the model."""
+    from stream_mla.workload.spec import CAUSAL, NO_MASK
+
+    if arguments.mask == "none" and arguments.window is not None:
+        arguments.fail(
+            "argument --window: it needs a causal mask, which --mask none takes away: leave out one of the two"
+        )
+    if arguments.mask is not None:
+        mask = CAUSAL if arguments.mask == "causal" else NO_MASK
+    else:
+        mask = NO_MASK if arguments.policy == "letter" else model.mask
+    return mask if arguments.window is None else replace(mask, causal=True, window=arguments.window)
 
 
 def _policy(arguments: argparse.Namespace) -> Policy:

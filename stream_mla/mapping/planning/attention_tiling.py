@@ -350,12 +350,7 @@ def _traffic_bits(setting: Setting, shape: _Shape, table: _Table) -> Reals:
     tokens = graph.extents["b"] * graph.extents["q"]
     rows = tokens * heads.elements() * heads.pieces()
     merged_bits = np.where(table.parts > 1, 2 * table.seen.parts * rows * shape.width * graph.partial_bits, 0)
-    return (
-        key_bits * again
-        + rows_bits * (table.reads * heads.pieces())
-        + shape.weight_bits * spread
-        + merged_bits
-    )
+    return key_bits * again + rows_bits * (table.reads * heads.pieces()) + shape.weight_bits * spread + merged_bits
 
 
 def _vector_cycles(setting: Setting, shape: _Shape, table: _Table) -> Reals:

@@ -35,7 +35,9 @@ def seen_keys(
     part = -(-keys // parts)
     if mask is None:
         each = -(-part // chunks)
-        return SeenKeys(chunks=each * parts, most_chunks=each, keys=np.full_like(parts, keys), most_keys=part, parts=parts)
+        return SeenKeys(
+            chunks=each * parts, most_chunks=each, keys=np.full_like(parts, keys), most_keys=part, parts=parts
+        )
     ways, place = np.unique(np.stack([query_sizes, parts, chunks]), axis=1, return_inverse=True)
     found = _masked(mask, queries, keys, tuple(map(tuple, ways.tolist())))[:, place.ravel()]
     return SeenKeys(chunks=found[0], most_chunks=found[1], keys=found[2], most_keys=found[3], parts=found[4])

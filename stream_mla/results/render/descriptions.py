@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from stream_mla.hardware.accelerator import Accelerator, CoreType
-from stream_mla.workload.spec import LatentAttention, Model
+from stream_mla.workload.key_mask import first_key, key_mask_of
+from stream_mla.workload.spec import LatentAttention, Model, Workload
 
 
 def with_prefix(value: float, unit: str) -> str:
@@ -34,6 +35,16 @@ def model_line(model: Model) -> str:
     kind = "MHA" if shape.kv_heads == shape.heads else "MQA" if shape.kv_heads == 1 else "GQA"
     heads = f"{shape.heads} heads of {shape.head_dim}, {shape.kv_heads} kv heads"
     return f"{kind}, {model.layers} layers, model dim {shape.model_dim}, {heads}, {bits}"
+
+
+def mask_words(workload: Workload) -> str:
+    """Name the mask of a step, with a comma before it; nothing where it changes nothing."""
+    mask = workload.mask
+    if key_mask_of(workload) is None and first_key(workload) == 0:
+        return "" if workload.query_tokens == 1 else ", no mask"
+    limits = (("window of", mask.window, "keys"), ("chunks of", mask.chunk, "tokens"))
+    named = [f"{words} {size:,} {unit}" for words, size, unit in limits if size is not None]
+    return f", causal mask{''.join(', ' + name for name in named)}"
 
 
 def accelerator_line(accelerator: Accelerator) -> str:

@@ -44,4 +44,11 @@ def _mha_like(model: Model, name: str, model_dim: int, head_dim: int) -> Model:
         model_dim=model_dim, heads=shape.heads, kv_heads=shape.heads, head_dim=head_dim, rope_dim=rope_dim
     )
     source = f"derived from {model.name} as the letter derives its Table 1 (arXiv 2506.02523)"
-    return Model(name=name, source=source, layers=model.layers, attention=attention, precision=model.precision)
+    return Model(
+        name=name,
+        source=source,
+        layers=model.layers,
+        attention=attention,
+        precision=model.precision,
+        mask=model.mask,
+    )

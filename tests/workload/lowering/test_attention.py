@@ -32,9 +32,7 @@ PRECISION = Precision(weights=8, cache=8, activations=8, partials=32)
 UNCUT = Tiling(sizes={}, parts=1, spilled=frozenset(), shared=frozenset(), local=frozenset())
 
 
-def workload(
-    attention: Attention, batch: int, query_tokens: int, cached_tokens: int, mask: Mask = CAUSAL
-) -> Workload:
+def workload(attention: Attention, batch: int, query_tokens: int, cached_tokens: int, mask: Mask = CAUSAL) -> Workload:
     model = Model(name="small", source="test", layers=1, attention=attention, precision=PRECISION)
     return Workload(
         model=model,
