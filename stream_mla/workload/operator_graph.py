@@ -235,7 +235,7 @@ class OperatorGraph:
 
     @property
     def dram_read_bits(self) -> int:
-        """Bits read from DRAM once each: weights, input, all rows of the cache that a query attends to, new ones too."""
+        """Bits read from DRAM once each: weights, input, all rows of the cache that some query attends to."""
         return sum(t.bits for t in self.tensors.values() if t.role in (Role.WEIGHT, Role.INPUT, Role.CACHE))
 
     @property

@@ -299,8 +299,8 @@ def _footprint_bits(graph: OperatorGraph, shape: _Shape, table: _Table) -> Quant
     the context of the rows twice: as running sums, and finished.
 
     Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
-    of the tile's heads. Where they are kept, all that a piece of the query tokens sees are there, with what each piece of the query tokens reads of
-    the rows, and half of the next ones if these are loaded.
+    of the tile's heads. Where they are kept, all that a piece of the query tokens sees are there, with what it reads
+    of the rows, and half of the next ones if these are loaded.
     """
     probs_bits = graph.tensors["probs"].element_bits
     state_bits = shape.width * (graph.partial_bits + graph.tensors["context"].element_bits)

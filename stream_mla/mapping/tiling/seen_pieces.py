@@ -76,7 +76,7 @@ class SeenPieces:
         return keys == others_keys and (own % others == 0 or others % own == 0)
 
     def _over(self, lows: Positions, highs: Positions) -> tuple[Positions, Positions]:
-        """Return the first and the last chunk of what each [low, high) of the queries, widened to pieces, attends to."""
+        """Return the first and the last chunk that each [low, high) of the queries, widened to pieces, attends to."""
         size = int(self.query_lengths[0])
         return self._first[lows // size], self._last[(highs - 1) // size]
 
