@@ -84,7 +84,7 @@ class Result:
     lower_bound_cycles: int
     """No schedule of this tiling is faster."""
     ideal_cycles: int
-    """No tiling and no schedule is faster: minimum DRAM bytes at full bandwidth, or at peak all MACs that are not hidden.
+    """No tiling and no schedule is faster: minimum DRAM bytes at full bandwidth, or at peak all MACs not hidden.
     """
     bounds_cycles: Mapping[str, int]
     """Reason -> cycles; of passes, their sum."""

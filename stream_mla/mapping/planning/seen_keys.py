@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_mla.mapping.planning.candidate_sizes import Numbers
 from stream_mla.workload.key_mask import KeyMask
+
+Reals = NDArray[np.float64] | Numbers
 
 SAMPLES = 256
 """Pieces of the queries that are looked at, evenly spaced: means over so many are within 1 % for every kind of mask."""
@@ -16,15 +19,15 @@ SAMPLES = 256
 class SeenKeys:
     """What the pieces of the queries attend to; entry i of each array belongs to candidate i."""
 
-    chunks: np.ndarray
+    chunks: Reals
     """Chunks of keys that a piece attends to, on average."""
-    most_chunks: np.ndarray
+    most_chunks: Reals
     """The same, of the piece that attends to most of them in one part of the keys."""
-    keys: np.ndarray
+    keys: Reals
     """Keys of these chunks, on average."""
-    most_keys: np.ndarray
+    most_keys: Reals
     """The same, of the piece that attends to most of them."""
-    parts: np.ndarray
+    parts: Reals
     """Parts of the keys that a piece attends to, on average."""
 
 
@@ -39,12 +42,12 @@ def seen_keys(
             chunks=each * parts, most_chunks=each, keys=np.full_like(parts, keys), most_keys=part, parts=parts
         )
     ways, place = np.unique(np.stack([query_sizes, parts, chunks]), axis=1, return_inverse=True)
-    found = _masked(mask, queries, keys, tuple(map(tuple, ways.tolist())))[:, place.ravel()]
+    found = _masked(mask, queries, keys, tuple(tuple(int(size) for size in way) for way in ways))[:, place.ravel()]
     return SeenKeys(chunks=found[0], most_chunks=found[1], keys=found[2], most_keys=found[3], parts=found[4])
 
 
 @lru_cache(maxsize=64)
-def _masked(mask: KeyMask, queries: int, keys: int, ways: tuple[tuple[int, ...], ...]) -> np.ndarray:
+def _masked(mask: KeyMask, queries: int, keys: int, ways: tuple[tuple[int, ...], ...]) -> Reals:
     """Return a row for each field of `SeenKeys`; the plans of a graph ask for the same ones again and again."""
     sizes, parts, chunks = (np.array(way, dtype=np.int64) for way in ways)
     found = np.empty((5, len(sizes)))
