@@ -187,7 +187,7 @@ def test_seven_mistakes_give_seven_messages(tmp_path: Path):
         (
             "layers: 2",
             "layers: 2\nzoo: 1",
-            "unknown key 'zoo': remove it, or use one of name, source, layers, attention, precision @ zoo",
+            "unknown key 'zoo': remove it, or use one of name, source, layers, attention, precision, mask @ zoo",
         ),
         (
             "  heads: 4",
