@@ -21,7 +21,7 @@ run: $(VENV)/installed
 	$(VENV)/bin/stream-mla run deepseek_v3 --accelerator flat_cloud --context 4096 --bits weights=8,cache=8,activations=8
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check

@@ -1,7 +1,8 @@
 """Units: the aliases that types carry, and the one parser of quantities.
 
 In YAML the unit is part of the value (`400 GB/s`); in Python a number has the unit of its alias. Texts are
-converted in exact fractions and rounded once at the end, so `8 GB` is 64000000000 bit and nothing near it.
+converted in exact fractions and rounded once at the end, so `8 GB` is 64000000000 bit and nothing near it. What is only
+to be read is written with few digits (`with_prefix`).
 """
 
 import math
@@ -69,7 +70,14 @@ _QUANTITY = re.compile(rf"([-+]?)({_NUMBER})\s*(\S.*)?", re.IGNORECASE)
 
 
 def parse(text: object, unit: Unit) -> int | float:
-    """Return the number that `text`, such as `400 GB/s`, says in `unit`; ValueError says what is wrong with it."""
+    """Return the number that `text`, such as `400 GB/s`, says in `unit`; ValueError says what is wrong with it.
+
+    >>> parse("400 GB/s", BITS_PER_SECOND), parse("0.5 ms", SECONDS)
+    (3200000000000.0, 0.0005)
+    >>> parse("400", BITS_PER_SECOND)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: '400' has no unit: write a number and one of bit/s, kbit/s, Mbit/s, ...
+    """
     expected = f"write a number and one of {', '.join(unit.spellings)}"
     if isinstance(text, int | float) and not isinstance(text, bool):
         raise ValueError(f"{text!r} has no unit: {expected}")
@@ -129,3 +137,20 @@ def _float(exact: Fraction) -> float:
 def _readability(number: str, spelling: str, unit: Unit) -> tuple[bool, bool, bool, int]:
     """Rank a text, best first: no exponent, a number from 1 to 1023, no prefix, few digits."""
     return "e" in number, not 1 <= float(number) < 1024, spelling != unit.name, len(number)
+
+
+def with_prefix(value: float, unit: str) -> str:
+    """Write a number with four digits and an SI prefix, as `474.0 us`."""
+    scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
+    scale, prefix = next((entry for entry in scales if value >= 0.99995 * entry[0]), scales[-1])
+    if value == 0 or (scale < 1 and unit != "s"):
+        scale, prefix = 1.0, ""
+    return f"{digits(value / scale)} {prefix}{unit}".rstrip()
+
+
+def digits(value: float) -> str:
+    """Write four digits, more only where the integer part has more, none of them as an exponent."""
+    for decimals, limit in ((3, 10), (2, 100), (1, 1000)):
+        if round(value, decimals) < limit:
+            return f"{value:.{decimals}f}"
+    return f"{value:,.0f}"

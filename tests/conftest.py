@@ -1,9 +1,15 @@
 """Fixtures of all tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a slow or busy machine is no fault of an example
+settings.load_profile("any machine")
+
+from stream_mla import SCHEMES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,3 +29,13 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Forget, after the test, the schemes that it registers."""
+    known: dict[str, object] = vars(SCHEMES)["_scheme_of"]
+    before = dict(known)
+    yield
+    known.clear()
+    known.update(before)

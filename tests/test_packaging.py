@@ -1,9 +1,10 @@
-"""A wheel brings the models and accelerators along."""
+"""A wheel brings the models and accelerators along, and its licence."""
 
 import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PathDistribution
 from pathlib import Path
 
 from stream_mla.frontends.catalog import accelerator_names, model_names
@@ -35,6 +36,13 @@ def test_installed_wheel_finds_what_is_shipped(tmp_path: Path):
     run(*pip, "install", "--no-deps", "--target", "installed", str(wheel), folder=tmp_path)
     installed = tmp_path / "installed"
     printed = run("-c", LOAD_ALL, folder=tmp_path, PYTHONPATH=str(installed))
-    assert json.loads(printed) == [str(installed / "stream_mla" / "io.py"), model_names(), accelerator_names()]
+    assert json.loads(printed) == [
+        str(installed / "stream_mla" / "frontends" / "catalog.py"),
+        model_names(),
+        accelerator_names(),
+    ]
     assert model_names()
     assert accelerator_names()
+    (information,) = installed.glob("*.dist-info")
+    assert PathDistribution(information).metadata["License-Expression"] == "MIT"
+    assert (information / "licenses" / "LICENSE").read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text()

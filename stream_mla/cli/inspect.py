@@ -18,7 +18,8 @@ FAULTY_INPUT = 2
 def list_shipped(arguments: argparse.Namespace) -> int:
     """Name models, accelerators or schemes, with a line on each."""
     from stream_mla.frontends import catalog
-    from stream_mla.results.render import descriptions, tables
+    from stream_mla.results.render import descriptions
+    from stream_mla.workload.lowering.attention import SCHEMES
 
     match arguments.what:
         case "models":
@@ -29,7 +30,7 @@ def list_shipped(arguments: argparse.Namespace) -> int:
                 for name in catalog.accelerator_names()
             }
         case _:
-            lines = tables.SCHEME_DESCRIPTIONS
+            lines = {scheme.name: scheme.line for scheme in SCHEMES.values()}
     width = max(map(len, lines))
     for name, line in lines.items():
         print(f"{name:{width}}  {line}")

@@ -43,13 +43,29 @@ def accelerator_names() -> list[str]:
 
 
 def load_model(name_or_path: str) -> Model:
-    """Load a shipped model, a model file, or the Hugging Face `config.json` at (or in the folder at) a path."""
+    """Load a shipped model, a model file, or the Hugging Face `config.json` at (or in the folder at) a path.
+
+    >>> from stream_mla import load_model
+    >>> model = load_model("deepseek_v3")
+    >>> model.layers, model.attention.heads, model.attention.kv_rank, model.precision.weights
+    (61, 128, 512, 8)
+    >>> load_model("deepseek_v33")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    stream_mla.errors.SpecError: deepseek_v33: 1 problem
+      - no shipped model has this name: did you mean deepseek_v3 or ...
+    """
     path = _find(name_or_path, _MODELS)
     return _hugging_face(path) if _is_hugging_face(path) else cast(Model, _load(Model, path))
 
 
 def load_accelerator(name_or_path: str) -> Accelerator:
-    """Load a shipped accelerator or an accelerator file."""
+    """Load a shipped accelerator or an accelerator file.
+
+    >>> from stream_mla import load_accelerator
+    >>> machine = load_accelerator("tpu_like_quad_core")
+    >>> [core.name for core in machine.cores]
+    ['core[0]', 'core[1]', 'core[2]', 'core[3]', 'simd']
+    """
     return cast(Accelerator, _load(Accelerator, _find(name_or_path, _ACCELERATORS)))
 
 

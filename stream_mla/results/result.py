@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stream_mla.results.short import Facts, ShortTable, step
+from stream_mla.units import digits, with_prefix
+
 
 class Status(StrEnum):
     """How much is proven of a schedule."""
@@ -31,9 +34,9 @@ class SegmentResult:
     bottleneck: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """Latency, energy and their proof for one point. The names carry the units."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Result(ShortTable):
+    """Latency, energy and their proof for one point. The names carry the units. It prints as a short table."""
 
     model: str
     scheme: str
@@ -128,3 +131,34 @@ class Result:
     """Where the layer is too large to be scheduled as a whole: its parts, one after the other. Then `tiling`, `spilled`
     and the like are of all of them, and the bounds hold for schedules in these passes.
     """
+
+    def title(self) -> str:
+        """Return what ran where."""
+        return f"{self.model} {self.scheme} on {self.accelerator}"
+
+    def headline(self) -> str:
+        """Return value, bound and proof in a few words."""
+        return (
+            f"{self.latency_cycles:,} cycles, {digits(self.energy_pj / 1e9)} mJ, gap {100 * self.gap:.2f} %, "
+            f"{self.status}"
+        )
+
+    def facts(self) -> Facts:
+        """Return what is asked for first, each with its unit."""
+        moved = self.dram_read_bytes + self.dram_write_bytes
+        minimum = self.dram_minimum_read_bytes + self.dram_minimum_write_bytes
+        value, bound = "latency", f"{self.lower_bound_cycles:,} cycles, by {self.binding_bound}"
+        if self.objective == "energy":
+            value, bound = "energy", f"{digits(self.energy_lower_bound_pj / 1e9)} mJ"
+        passes = f" in {len(self.passes)} passes" if self.passes else ""
+        return (
+            ("step", step(self.query_tokens, self.cached_tokens, self.batch)),
+            ("latency", f"{self.latency_cycles:,} cycles, {with_prefix(self.latency_s, 's')}"),
+            ("energy", f"{digits(self.energy_pj / 1e9)} mJ"),
+            ("DRAM", f"{with_prefix(moved, 'B')}, {moved / minimum:.2f} x the least"),
+            ("MACs", f"{with_prefix(self.macs, '')}, {100 * self.mac_utilization:.1f} % of what the arrays could do"),
+            ("binds", f"{self.bottleneck}, busy {100 * self.bottleneck_share:.1f} % of the time"),
+            ("bound", bound),
+            ("gap", f"{100 * self.gap:.2f} % of the {value}, to the best of this tiling"),
+            ("status", f"{self.status}, found by {self.scheduler}, {self.tiles:,} tiles{passes}"),
+        )

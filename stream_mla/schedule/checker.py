@@ -24,7 +24,18 @@ from stream_mla.schedule.schedule import Schedule, TileRun, residency_changes, r
 
 @gc_paused
 def violations(problem: Problem, schedule: Schedule) -> list[str]:
-    """Return every broken rule as a sentence; an empty list means that the schedule is valid."""
+    """Return every broken rule as a sentence; an empty list means that the schedule is valid.
+
+    >>> from dataclasses import replace
+    >>> from stream_mla import Point, evaluate
+    >>> outcome = evaluate(Point.of("llama_3_8b", "flat_cloud", context=64, time_limit=0))
+    >>> violations(outcome.problem, outcome.schedule)
+    []
+    >>> first = outcome.problem.tile_graph.tiles[outcome.schedule.runs[0].tile].name
+    >>> without = replace(outcome.schedule, runs=outcome.schedule.runs[1:])
+    >>> violations(outcome.problem, without) == [f"{first} runs 0 times, not once"]
+    True
+    """
     if broken := list(_placement(problem, schedule)):
         return broken  # times mean nothing for tiles that cannot be where they are
     complete = _completion(problem, schedule)

@@ -97,7 +97,17 @@ def cost_of(core: CoreType, work: Gemm | VectorWork, objective: Objective) -> Co
 
 @gc_paused
 def price(tile_graph: TileGraph, accelerator: Accelerator, objective: Objective) -> Problem:
-    """Price every tile on every type of core."""
+    """Price every tile on every type of core.
+
+    >>> from stream_mla import Objective, Point, evaluate
+    >>> outcome = evaluate(Point.of("llama_3_8b", "flat_cloud", context=64, time_limit=0))
+    >>> tile_graph, machine = outcome.problem.tile_graph, outcome.problem.accelerator
+    >>> fast, frugal = (price(tile_graph, machine, aim) for aim in (Objective.LATENCY, Objective.ENERGY))
+    >>> sum(fast.minimum_cycles) <= sum(frugal.minimum_cycles)
+    True
+    >>> tile_graph.tiles[0].name, fast.cost(0, 0).cycles, fast.cost(0, 0).mapping
+    ('query[g=0:4,d=0:64]', 33, 'weight_stationary 1x1')
+    """
     types = {core.type.name: core.type for core in accelerator.cores}
     costs: list[Mapping[str, Cost]] = []
     known: dict[int, Mapping[str, Cost]] = {}

@@ -335,5 +335,11 @@ class _Replay:
 
 @gc_paused
 def replay(problem: Problem, schedule: Schedule) -> Schedule:
-    """Return the schedule with its decisions kept and its times derived anew."""
+    """Return the schedule with its decisions kept and its times derived anew.
+
+    >>> from stream_mla import Point, evaluate
+    >>> outcome = evaluate(Point.of("llama_3_8b", "flat_cloud", context=64, time_limit=0))
+    >>> replay(outcome.problem, outcome.schedule) == outcome.schedule  # it was replayed already
+    True
+    """
     return _Replay(problem, schedule).run()

@@ -101,6 +101,8 @@ NO_MASK = Mask(causal=False)
 """Every query attends to every key, as the letter counts."""
 CAUSAL = Mask(causal=True)
 """A query attends to its own position and to all before it, as decoders do: the mask of a model that names no other."""
+MASKS = {"none": NO_MASK, "causal": CAUSAL}
+"""Masks by the names that the command line knows them by."""
 
 
 @dataclass(frozen=True, kw_only=True)

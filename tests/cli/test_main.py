@@ -358,7 +358,7 @@ def test_heavy_libraries_load_only_when_used(code: str):
 
 
 def test_broken_pipe_is_quiet():
-    run = [sys.executable, "-c", "import sys; from stream_mla.cli import main; sys.exit(main())", "list", "models"]
+    run = [sys.executable, "-c", "import sys; from stream_mla.cli.main import main; sys.exit(main())", "list", "models"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

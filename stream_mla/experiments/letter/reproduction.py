@@ -76,7 +76,7 @@ def reproduce(figures: Sequence[str], out: Path, progress: Progress, *, workers:
     from stream_mla.experiments.letter.text.summary import summary
 
     if pictures:
-        from stream_mla.experiments.letter.figures.drawing import require_matplotlib
+        from stream_mla.experiments.letter.figures.frame import require_matplotlib
 
         require_matplotlib()
     try:
@@ -106,7 +106,7 @@ def reproduce(figures: Sequence[str], out: Path, progress: Progress, *, workers:
 
 
 def _picture(name: str, rows: Sequence[Row], out: Path) -> None:
-    from stream_mla.experiments.letter.figures.drawing import PICTURES, draw
+    from stream_mla.experiments.letter.figures.pictures import PICTURES, draw
 
     if name in PICTURES:
         draw(name, rows, out)

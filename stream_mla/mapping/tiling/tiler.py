@@ -220,7 +220,17 @@ def _without_hidden(graph: OperatorGraph, grids: Mapping[str, Grid], tiles: Sequ
 
 @gc_paused
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
-    """Cut a graph as `tiling` says."""
+    """Cut a graph as `tiling` says.
+
+    >>> from stream_mla import Point, evaluate, lower
+    >>> point = Point.of("llama_3_8b", "flat_cloud", context=64, time_limit=0)
+    >>> tiling = evaluate(point).problem.tile_graph.tiling
+    >>> tiling.sizes["query"]["d"], tiling.sizes["query"]["g"]
+    (64, 4)
+    >>> tile_graph = tile(lower(point.workload, point.scheme), tiling)
+    >>> sum(entry.operator == "query" for entry in tile_graph.tiles)  # 4096 / 64 along d, 8 / 4 along g
+    128
+    """
     graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
     boxes = _boxes(graph, tiling)
     shapes = _tensor_shapes(graph, boxes)

@@ -3,25 +3,9 @@
 from collections.abc import Iterator
 
 from stream_mla.hardware.accelerator import Accelerator, CoreType
+from stream_mla.units import digits, with_prefix
 from stream_mla.workload.key_mask import first_key, key_mask_of
 from stream_mla.workload.spec import LatentAttention, Model, Workload
-
-
-def with_prefix(value: float, unit: str) -> str:
-    """Write a number with four digits and an SI prefix, as `474.0 us`."""
-    scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
-    scale, prefix = next((entry for entry in scales if value >= 0.99995 * entry[0]), scales[-1])
-    if value == 0 or (scale < 1 and unit != "s"):
-        scale, prefix = 1.0, ""
-    return f"{digits(value / scale)} {prefix}{unit}".rstrip()
-
-
-def digits(value: float) -> str:
-    """Write four digits, more only where the integer part has more, none of them as an exponent."""
-    for decimals, limit in ((3, 10), (2, 100), (1, 1000)):
-        if round(value, decimals) < limit:
-            return f"{value:.{decimals}f}"
-    return f"{value:,.0f}"
 
 
 def model_line(model: Model) -> str:

@@ -15,15 +15,6 @@ from stream_mla.workload.spec import Workload
 if TYPE_CHECKING:
     from stream_mla.point import Point
 
-SCHEME_DESCRIPTIONS = {
-    "mha": "multi-head, grouped-query or multi-query attention on a cache of keys and values",
-    "mla_naive": "1-3-2: the cached latents are expanded to keys and values of every head",
-    "mla_absorbed": "1-2-3: the query goes through W_uq, then W_uk, and is compared with the latents themselves",
-    "mla_rc": "2-1-3: the composite W_uq W_uk^T is recomputed every step and stays on chip",
-    "mla_ru": "2-1-3: the composite W_uq W_uk^T was computed once and is read from DRAM",
-}
-"""Scheme -> one line; the numbers are the order of the products in q_latent (1) W_uq (2) W_uk^T (3) C^T."""
-
 REFERENCE = "mha_large"
 """The model that the best rows are compared with, where it is among them."""
 

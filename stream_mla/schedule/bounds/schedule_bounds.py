@@ -75,7 +75,14 @@ def least_transfer_cycles(accelerator: Accelerator, read_bits: int, write_bits: 
 
 @gc_paused
 def bounds(problem: Problem) -> Bounds:
-    """Compute all bounds."""
+    """Compute all bounds.
+
+    >>> from stream_mla import Point, evaluate
+    >>> outcome = evaluate(Point.of("llama_3_8b", "flat_cloud", context=64, time_limit=0))
+    >>> found = bounds(outcome.problem)
+    >>> found.binding, found.lower_bound_cycles <= outcome.schedule.latency_cycles
+    ('dram', True)
+    """
     tiles = range(len(problem.tile_graph.tiles))
     transfers = _transfers(problem)
     sends = Sends(problem=problem)

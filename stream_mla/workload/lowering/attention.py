@@ -20,10 +20,11 @@ Assumptions, for every scheme:
   no-position part (w_uq) and its rotary part (w_qr), columns of W_dkv into w_dkv and w_kr.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import sqrt
 
 from stream_mla.workload.lowering.graph_builder import GraphBuilder
+from stream_mla.workload.lowering.schemes import Scheme, Schemes
 from stream_mla.workload.operator_graph import Kind, Operand, OperatorGraph, Role
 from stream_mla.workload.spec import GroupedQueryAttention, LatentAttention, Workload
 
@@ -193,16 +194,49 @@ def mla_ru(workload: Workload) -> OperatorGraph:
     return layer.graph("mla_ru")
 
 
-SCHEMES: Mapping[str, Callable[[Workload], OperatorGraph]] = {
-    "mha": grouped_query,
-    "mla_naive": mla_naive,
-    "mla_absorbed": mla_absorbed,
-    "mla_rc": mla_rc,
-    "mla_ru": mla_ru,
-}
-"""Scheme name -> lowering."""
+def _latent_scheme(lowering: Callable[[Workload], OperatorGraph], order: str, description: str) -> Scheme:
+    """Return a scheme for latent attention that has the name of its lowering."""
+    attention = (LatentAttention,)
+    return Scheme(name=lowering.__name__, lower=lowering, order=order, description=description, attention=attention)
+
+
+SCHEMES = Schemes(
+    [
+        Scheme(
+            name="mha",
+            lower=grouped_query,
+            order="",
+            description="multi-head, grouped-query or multi-query attention on a cache of keys and values",
+            attention=(GroupedQueryAttention,),
+        ),
+        _latent_scheme(mla_naive, "1-3-2", "the cached latents are expanded to keys and values of every head"),
+        _latent_scheme(
+            mla_absorbed,
+            "1-2-3",
+            "the query goes through W_uq, then W_uk, and is compared with the latents themselves",
+        ),
+        _latent_scheme(mla_rc, "2-1-3", "the composite W_uq W_uk^T is recomputed every step and stays on chip"),
+        _latent_scheme(mla_ru, "2-1-3", "the composite W_uq W_uk^T was computed once and is read from DRAM"),
+    ]
+)
+"""All schemes, by name."""
+
+register_scheme = SCHEMES.register
+"""Adds a scheme from outside the package; see `Schemes.register`."""
 
 
 def lower(workload: Workload, scheme: str) -> OperatorGraph:
-    """Lower one step of a layer to its operator graph; ValueError where scheme and model do not fit."""
-    return SCHEMES[scheme](workload)
+    """Lower one step of a layer to its operator graph; ValueError where scheme and model do not fit.
+
+    >>> from stream_mla import Precision, Workload, load_model, lower
+    >>> bits = Precision(weights=8, cache=8, activations=8, partials=32)
+    >>> model = load_model("deepseek_v3_letter")
+    >>> graph = lower(Workload(model=model, batch=1, query_tokens=1, cached_tokens=64, precision=bits), "mla_absorbed")
+    >>> [operator.name for operator in graph.operators]  # doctest: +NORMALIZE_WHITESPACE
+    ['q_latent', 'kv_latent', 'query', 'query_absorbed', 'scores', 'softmax', 'attend', 'merge', 'head_out', 'out']
+    >>> graph.macs(graph.operators[0])  # 7168 x 1536
+    11010048
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"no scheme {scheme!r}: use one of {', '.join(SCHEMES)}, or add it with register_scheme")
+    return SCHEMES[scheme].lower(workload)

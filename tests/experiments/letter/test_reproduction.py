@@ -10,7 +10,6 @@ import pytest
 from stream_mla.cli.main import main
 from stream_mla.errors import SpecError
 from stream_mla.experiments.letter.figures.counted import figure2, figure3, figure4
-from stream_mla.experiments.letter.figures.drawing import PICTURES, draw
 from stream_mla.experiments.letter.figures.extras import (
     FOUR_SCHEMES,
     FREE,
@@ -19,6 +18,7 @@ from stream_mla.experiments.letter.figures.extras import (
     THREE_SCHEMES,
     WITH_W_UV,
 )
+from stream_mla.experiments.letter.figures.pictures import PICTURES, draw
 from stream_mla.experiments.letter.figures.platforms import platform_map, platform_rows
 from stream_mla.experiments.letter.machine import machine
 from stream_mla.experiments.letter.reproduction import PARTS, STORED, reproduce
@@ -75,7 +75,7 @@ def test_stored_results_are_not_scheduled_again(tmp_path: Path) -> None:
 def test_results_of_another_program_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / STORED
     Store(path).add(RUN, MEASURED)
-    monkeypatch.setattr("stream_mla.letter.runs.sources_sha256", lambda: "after a change")
+    monkeypatch.setattr("stream_mla.experiments.letter.runs.sources_sha256", lambda: "after a change")
 
     assert Store(path).known == {}
 

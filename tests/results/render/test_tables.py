@@ -19,9 +19,8 @@ from stream_mla.results.render.descriptions import (
     peak_macs,
     with_prefix,
 )
-from stream_mla.results.render.tables import SCHEME_DESCRIPTIONS, WIDTH, as_json, failure, front_table, table
+from stream_mla.results.render.tables import WIDTH, as_json, failure, front_table, table
 from stream_mla.results.result import Result, Status
-from stream_mla.workload.lowering.attention import SCHEMES
 from stream_mla.workload.lowering.mha_baselines import parameters
 from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
@@ -207,10 +206,6 @@ def test_rows_without_schedule_keep_their_reason():
 )
 def test_prefixes(value: float, unit: str, text: str):
     assert with_prefix(value, unit) == text
-
-
-def test_every_scheme_is_described():
-    assert list(SCHEME_DESCRIPTIONS) == list(SCHEMES)
 
 
 def test_models_in_one_line():

@@ -1,0 +1,364 @@
+"""The settings of one point by the names of the command line: one set of defaults and one reader for it and for Python.
+
+A setting is what an option says, before model and machine are loaded and quantities are numbers. `point_fields` turns
+settings into the arguments of `Point`, and raises one `SettingsError` with everything that is wrong with them. What
+`argparse` reads from the command line comes here as values, so both sides refuse the same.
+
+The command line wants the defaults before it knows whether it computes anything, so what takes long to import (files,
+graphs) is imported where it is used.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from stream_mla.errors import SpecError
+from stream_mla.hardware.accelerator import Accelerator
+from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
+from stream_mla.units import SECONDS, parse
+from stream_mla.workload.spec import CAUSAL, MASKS, NO_MASK, Mask, Model, Workload
+
+if TYPE_CHECKING:
+    from stream_mla.workload.operator_graph import OperatorGraph
+
+_Loaded = TypeVar("_Loaded", Model, Accelerator)
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+LARGEST = 2**31 - 1
+"""Largest whole number that a setting may be: what the solver takes as a seed, and more than any sensible count."""
+
+LARGEST_CAP = 2**62
+"""Largest latency cap in cycles: times are 64-bit integers in the solver, and a sum of two must be one as well."""
+
+TENSORS = ("weights", "cache", "activations", "partials")
+"""Kinds of tensors whose bits can be set."""
+
+STORED = ("weights", "cache", "activations")
+"""Kinds of tensors that one number of bits sets. Partial sums keep the width of the machine's accumulators."""
+
+ROUNDING = 1e-12
+"""Share by which a cap in seconds is raised before it becomes whole cycles, so that `0.5 ms` at 1 GHz, which no float
+holds exactly, is 500,000 cycles and not one less."""
+
+PLAIN = "mha"
+"""Name of the scheme of models with grouped queries that is taken where none is named."""
+
+DEFAULT_POLICY = "free"
+"""Name of the policy that leaves every decision to the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is asked of one point, as given; the values here are the defaults."""
+
+    scheme: str | None = None
+    """Name of the order of execution; models with grouped queries have a default, models with latents have none."""
+    context: int = 4096
+    """Tokens in the cache before the step; with `prefill`, the new tokens."""
+    query: int = 1
+    """New tokens per request."""
+    prefill: bool = False
+    """Whether nothing is cached and the tokens of `context` are new."""
+    batch: int = 1
+    """Requests, each with a cache of its own."""
+    bits: int | Mapping[str, int] | None = None
+    """Bits per element of weights, cache and activations, or of each kind of tensor; what is missing is the model's."""
+    mask: str | Mask | None = None
+    """The keys that a query sees, by name or as it is; as the model says, and none under the letter's policy."""
+    window: int | None = None
+    """Keys that a query sees at most; a mask that is not set otherwise becomes causal."""
+    objective: str | Objective = "latency"
+    latency_cap: int | float | str | None = None
+    """Longest latency allowed, in cycles or as a time with its unit; needs the objective energy."""
+    policy: str | Policy = DEFAULT_POLICY
+    """A named set of the next three, which override it."""
+    fusion: str | Fusion | None = None
+    prefetch: str | Prefetch | None = None
+    sharing: bool | str | None = None
+    time_limit: float | str = 5.0
+    """Seconds of local search and solver, or a time with its unit; 0 leaves both out."""
+    gap_limit: float = 0.001
+    """Share of the value, within which of its bound the search ends."""
+    seed: int = 0
+    workers: int = 1
+    tile: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
+    """Sizes of tiles set by hand, per index."""
+
+
+DEFAULTS = Settings()
+"""The defaults of the command line and of `Point.of`."""
+
+NAMES = tuple(entry.name for entry in fields(Settings))
+"""Names of all settings."""
+
+
+class SettingsError(SpecError):
+    """Settings that cannot be used; `found` has each name with what is wrong."""
+
+    def __init__(self, where: str, found: Sequence[tuple[str, str]]) -> None:
+        self.found = tuple(found)
+        super().__init__(where, [f"{name}: {text}" for name, text in found])
+
+
+def point_fields(
+    model: object,
+    accelerator: object,
+    settings: Settings,
+    unknown: Iterable[str] = (),
+    spell: Callable[[str], str] = str,
+) -> dict[str, Any]:
+    """Return the arguments of `Point` that settings stand for.
+
+    `unknown` are names that are no settings; `spell` writes the name of a setting in a message as its user knows it.
+    """
+    from stream_mla.frontends.catalog import load_accelerator, load_model
+    from stream_mla.workload.lowering.attention import lower
+
+    reader = _Reader(spell)
+    for name in unknown:
+        reader.note(name, f"no such option: {nearest(name, NAMES)}")
+    found_model = reader.loaded("model", model, Model, load_model)
+    machine = reader.loaded("accelerator", accelerator, Accelerator, load_accelerator)
+    prefill = reader.flag("prefill", settings.prefill)
+    context, query = reader.whole("context", settings.context, 0), reader.whole("query", settings.query, 1)
+    if prefill and settings.query != DEFAULTS.query:
+        reader.note("query", f"not allowed with {spell('prefill')}: the tokens of {spell('context')} are new")
+    if prefill and context == 0 and settings.context == 0:
+        reader.note("context", "prefill needs at least 1 token, got 0")
+    batch = reader.whole("batch", settings.batch, 1)
+    bits = reader.bits(settings.bits)
+    objective = reader.member("objective", settings.objective, Objective)
+    cap = reader.cap(settings.latency_cap, objective, machine)
+    read: dict[str, Any] = {
+        "accelerator": machine,
+        "scheme": reader.scheme(settings.scheme, found_model),
+        "objective": objective,
+        "policy": reader.policy(settings),
+        "latency_cap_cycles": cap,
+        "time_limit_s": reader.seconds("time_limit", settings.time_limit),
+        "gap_limit": reader.share("gap_limit", settings.gap_limit),
+        "seed": reader.whole("seed", settings.seed, 0),
+        "workers": reader.whole("workers", settings.workers, 1),
+        "tile_sizes": reader.sizes("tile", settings.tile),
+    }
+    mask = reader.mask(settings, found_model)
+    reader.done()
+    assert found_model is not None
+    read["workload"] = Workload(
+        model=found_model,
+        batch=batch,
+        query_tokens=context if prefill else query,
+        cached_tokens=0 if prefill else context,
+        precision=replace(found_model.precision, **bits),
+        mask=mask,
+    )
+    if read["tile_sizes"] and (problem := unknown_sizes([lower(read["workload"], read["scheme"])], read["tile_sizes"])):
+        raise SettingsError(WHERE, [("tile", problem)])
+    return read
+
+
+WHERE = "Point.of"
+"""Where a message says that the settings stand."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return advice on a name that is not known: the nearest known one, or all."""
+    known = list(known)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
+    return f"did you mean {found[0]}?" if found else f"use one of {', '.join(known)}"
+
+
+def unknown_sizes(graphs: Sequence["OperatorGraph"], given: Iterable[str]) -> str | None:
+    """Return what is wrong with the names of sizes set by hand, or None where some graph has each of them."""
+    from stream_mla.workload.operator_graph import COUNTERS
+    from stream_mla.workload.split_k import ROW_PARTS, can_spread
+
+    extents = {index for graph in graphs for index in graph.extents}
+    able = {f"{ROW_PARTS}.{o.name}" for graph in graphs for o in graph.operators if can_spread(graph, o)}
+    known = [*sorted(extents.difference(COUNTERS, "w")), "parts", ROW_PARTS]
+    unknown = [name for name in given if name not in known and name not in able]
+    if not unknown:
+        return None
+    known.append(f"{ROW_PARTS}.OPERATOR")
+    return f"no operator has an index {' or '.join(unknown)}: use {', '.join(known)}"
+
+
+class _Reader:
+    """Reads one setting after the other and notes what is wrong; a wrong value is read as some right one."""
+
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        self.spell = spell
+        self.found: list[tuple[str, str]] = []
+
+    def note(self, name: str, problem: str) -> None:
+        """Note a problem of a setting."""
+        self.found.append((name, problem))
+
+    def done(self) -> None:
+        """Raise everything that is wrong, if anything is."""
+        if self.found:
+            raise SettingsError(WHERE, self.found)
+
+    def loaded(self, name: str, given: object, kind: type[_Loaded], load: Callable[[str], _Loaded]) -> _Loaded | None:
+        """Return an object, or load it by its name or path; None after noting a problem."""
+        if isinstance(given, kind):
+            return given
+        if not isinstance(given, str | os.PathLike):
+            self.note(name, f"expected a name, a path or an object of type {kind.__name__}, got {given!r:.60}")
+            return None
+        try:
+            return load(os.fspath(cast("str | os.PathLike[str]", given)))
+        except SpecError as error:
+            for problem in error.problems:
+                self.note(name, f"{error.where}: {problem}")
+            return None
+
+    def whole(self, name: str, given: object, least: int) -> int:
+        """Return a count from `least` to LARGEST."""
+        if not isinstance(given, int) or isinstance(given, bool):
+            self.note(name, f"expected a whole number, got {given!r:.60}")
+        elif not least <= given <= LARGEST:
+            self.note(name, f"must be from {least} to {LARGEST}, got {given}")
+        else:
+            return given
+        return least
+
+    def flag(self, name: str, given: object) -> bool:
+        """Return a truth value."""
+        if not isinstance(given, bool):
+            self.note(name, f"expected True or False, got {given!r:.60}")
+            return False
+        return given
+
+    def number(self, name: str, given: object, expected: str) -> float | None:
+        """Return a number, or None after noting that there is none."""
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            return float(given)
+        self.note(name, f"expected {expected}, got {given!r:.60}")
+        return None
+
+    def share(self, name: str, given: object) -> float:
+        """Return a share of the whole."""
+        number = self.number(name, given, "a share, such as 0.001")
+        if number is not None and not 0 <= number < 1:
+            self.note(name, f"must be at least 0 and less than 1, got {given}")
+        return number or 0.0
+
+    def seconds(self, name: str, given: object) -> float:
+        """Return a time in seconds: a number, or a text with a unit."""
+        if isinstance(given, str):
+            try:
+                given = float(parse(given, SECONDS))
+            except ValueError as error:
+                self.note(name, f"expected seconds, or a time such as '500 ms': {error}")
+                return 0.0
+        number = self.number(name, given, "a number of seconds")
+        if number is not None and not 0 <= number <= LARGEST:
+            self.note(name, f"must be from 0 to {LARGEST} seconds, got {given}")
+        return number or 0.0
+
+    def member(self, name: str, given: object, kind: type[_Choice]) -> _Choice:
+        """Return a member of an enumeration by its value; the first one after noting a problem."""
+        values = [str(member) for member in kind]
+        if isinstance(given, str) and given in values:
+            return kind(given)
+        self.note(name, f"no such choice: {given!r:.60}: {nearest(given, values)}")
+        return next(iter(kind))
+
+    def bits(self, given: object) -> dict[str, int]:
+        """Return bits per kind of tensor."""
+        if given is None:
+            return {}
+        if isinstance(given, int):
+            return dict.fromkeys(STORED, self.whole("bits", given, 1))
+        found = self.sizes("bits", given)
+        if unknown := [name for name in found if name not in TENSORS]:
+            self.note("bits", f"no such tensor: {', '.join(unknown)}: use {', '.join(TENSORS)}")
+        return found
+
+    def sizes(self, name: str, given: object) -> dict[str, int]:
+        """Return whole numbers by name."""
+        if not isinstance(given, Mapping):
+            self.note(name, f"expected a mapping of names to whole numbers, got {given!r:.60}")
+            return {}
+        entries = cast("Mapping[object, object]", given)
+        return {str(key): self.whole(f"{name}[{key!r:.40}]", size, 1) for key, size in entries.items()}
+
+    def mask(self, settings: Settings, model: Model | None) -> Mask:
+        """Return the mask that is set, else none under the letter's policy, else that of the model; with the window."""
+        given, mask = settings.mask, CAUSAL if model is None else model.mask
+        if given is None and settings.policy in ("letter", POLICIES["letter"]):
+            mask = NO_MASK
+        elif isinstance(given, Mask):
+            mask = given
+        elif given is not None:
+            if given not in MASKS:
+                self.note("mask", f"no such choice: {given!r:.60}: {nearest(given, MASKS)}")
+            mask = MASKS.get(given, CAUSAL)
+        if settings.window is None:
+            return mask
+        if given is not None and not mask.causal:
+            self.note("window", f"it needs a causal mask, which {self.spell('mask')} none takes away: leave out one")
+            return mask
+        return replace(mask, causal=True, window=self.whole("window", settings.window, 1))
+
+    def scheme(self, given: object, model: Model | None) -> str:
+        """Return the name of a scheme that fits the model; without one given, PLAIN, as the command line does."""
+        from stream_mla.workload.lowering.attention import SCHEMES
+
+        if model is None:
+            return ""
+        if given is None:
+            able = SCHEMES.fitting(model)
+            if PLAIN not in able:
+                self.note("scheme", f"{model.name} can run in {len(able)} schemes: choose {' or '.join(able)}")
+            return PLAIN
+        if not isinstance(given, str):
+            self.note("scheme", f"expected the name of a scheme, got {given!r:.60}")
+            return ""
+        if problem := SCHEMES.problem(given, model):
+            self.note("scheme", problem)
+        return given
+
+    def policy(self, settings: Settings) -> Policy:
+        """Return a policy: a named or given one, with what is set beside it."""
+        base, sharing = cast(object, settings.policy), settings.sharing
+        if not isinstance(base, Policy):
+            if not isinstance(base, str) or base not in POLICIES:
+                self.note("policy", f"no such choice: {base!r:.60}: {nearest(base, POLICIES)}")
+            base = POLICIES.get(str(base), POLICIES[DEFAULT_POLICY])
+        if sharing is not None and not isinstance(sharing, bool) and sharing not in ("on", "off"):
+            self.note("sharing", f"no such choice: {sharing!r:.60}: use on, off, True or False")
+        return Policy(
+            fusion=base.fusion if settings.fusion is None else self.member("fusion", settings.fusion, Fusion),
+            prefetch=base.prefetch
+            if settings.prefetch is None
+            else self.member("prefetch", settings.prefetch, Prefetch),
+            sharing=base.sharing if sharing is None else sharing in (True, "on"),
+        )
+
+    def cap(self, given: object, objective: Objective, machine: Accelerator | None) -> int | None:
+        """Return the latency cap in whole cycles; the last one that it allows may not be begun, but ended."""
+        if given is None:
+            return None
+        if objective is not Objective.ENERGY and all(name != "objective" for name, _ in self.found):
+            self.note("latency_cap", f"it needs {self.spell('objective')} energy")
+        if isinstance(given, str) and given.isdecimal():
+            given = int(given)
+        cycles: float | None
+        if isinstance(given, str):
+            try:
+                cycles = float(parse(given, SECONDS)) * (1.0 if machine is None else machine.clock) * (1 + ROUNDING)
+            except ValueError as error:
+                self.note("latency_cap", f"expected cycles, or a time such as '0.5 ms': {error}")
+                return None
+        else:
+            cycles = self.number("latency_cap", given, "cycles, or a time such as '0.5 ms'")
+        if cycles is not None and not 1 <= cycles <= LARGEST_CAP:
+            self.note("latency_cap", f"must be from 1 to {LARGEST_CAP} cycles, got {given}")
+            return None
+        return None if cycles is None else int(cycles)
