@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stream_mla.errors import StreamMlaError
 from stream_mla.mapping.policy import POLICIES
-from stream_mla.results.render.descriptions import digits, with_prefix
+from stream_mla.results.render.descriptions import digits, mask_words, with_prefix
 from stream_mla.results.result import Result, SegmentResult
 from stream_mla.workload.spec import Workload
 
@@ -189,7 +189,7 @@ def _title(point: "Point", aim: str) -> Iterator[str]:
     precision = workload.precision
     yield (
         f"{workload.model.name} on {point.accelerator.name}: one {_layer(workload)}, {_step(workload)}, "
-        f"batch {workload.batch}"
+        f"batch {workload.batch}{mask_words(workload)}"
     )
     yield (
         f"weights {precision.weights} bit, cache {precision.cache} bit, activations {precision.activations} bit; {aim}"
