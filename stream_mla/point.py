@@ -12,7 +12,7 @@ from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.policy import Fusion, Policy, Prefetch
 from stream_mla.settings import DEFAULTS, NAMES, Settings, point_fields
-from stream_mla.workload.spec import Model, Workload
+from stream_mla.workload.spec import Mask, Model, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class Point:
         prefill: bool = DEFAULTS.prefill,
         batch: int = DEFAULTS.batch,
         bits: int | Mapping[str, int] | None = DEFAULTS.bits,
+        mask: str | Mask | None = DEFAULTS.mask,
+        window: int | None = DEFAULTS.window,
         objective: str | Objective = DEFAULTS.objective,
         latency_cap: float | str | None = DEFAULTS.latency_cap,
         policy: str | Policy = DEFAULTS.policy,

@@ -20,7 +20,7 @@ from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 from stream_mla.units import SECONDS, parse
-from stream_mla.workload.spec import Model, Workload
+from stream_mla.workload.spec import CAUSAL, MASKS, NO_MASK, Mask, Model, Workload
 
 if TYPE_CHECKING:
     from stream_mla.workload.operator_graph import OperatorGraph
@@ -69,6 +69,10 @@ class Settings:
     """Requests, each with a cache of its own."""
     bits: int | Mapping[str, int] | None = None
     """Bits per element of weights, cache and activations, or of each kind of tensor; what is missing is the model's."""
+    mask: str | Mask | None = None
+    """The keys that a query sees, by name or as it is; as the model says, and none under the letter's policy."""
+    window: int | None = None
+    """Keys that a query sees at most; a mask that is not set otherwise becomes causal."""
     objective: str | Objective = "latency"
     latency_cap: int | float | str | None = None
     """Longest latency allowed, in cycles or as a time with its unit; needs the objective energy."""
@@ -148,6 +152,7 @@ def point_fields(
         "workers": reader.whole("workers", settings.workers, 1),
         "tile_sizes": reader.sizes("tile", settings.tile),
     }
+    mask = reader.mask(settings, found_model)
     reader.done()
     assert found_model is not None
     read["workload"] = Workload(
@@ -156,6 +161,7 @@ def point_fields(
         query_tokens=context if prefill else query,
         cached_tokens=0 if prefill else context,
         precision=replace(found_model.precision, **bits),
+        mask=mask,
     )
     if read["tile_sizes"] and (problem := unknown_sizes([lower(read["workload"], read["scheme"])], read["tile_sizes"])):
         raise SettingsError(WHERE, [("tile", problem)])
@@ -288,6 +294,24 @@ class _Reader:
             return {}
         entries = cast("Mapping[object, object]", given)
         return {str(key): self.whole(f"{name}[{key!r:.40}]", size, 1) for key, size in entries.items()}
+
+    def mask(self, settings: Settings, model: Model | None) -> Mask:
+        """Return the mask that is set, else none under the letter's policy, else that of the model; with the window."""
+        given, mask = settings.mask, CAUSAL if model is None else model.mask
+        if given is None and settings.policy in ("letter", POLICIES["letter"]):
+            mask = NO_MASK
+        elif isinstance(given, Mask):
+            mask = given
+        elif given is not None:
+            if given not in MASKS:
+                self.note("mask", f"no such choice: {given!r:.60}: {nearest(given, MASKS)}")
+            mask = MASKS.get(given, CAUSAL)
+        if settings.window is None:
+            return mask
+        if given is not None and not mask.causal:
+            self.note("window", f"it needs a causal mask, which {self.spell('mask')} none takes away: leave out one")
+            return mask
+        return replace(mask, causal=True, window=self.whole("window", settings.window, 1))
 
     def scheme(self, given: object, model: Model | None) -> str:
         """Return the name of a scheme that fits the model; without one given, PLAIN, as the command line does."""

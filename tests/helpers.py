@@ -38,7 +38,17 @@ from stream_mla.schedule.schedule import Residency, Schedule, Transfer
 from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import CONTRACTIONS, Kind, Operand, Operator, OperatorGraph, Role, Tensor
-from stream_mla.workload.spec import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
+from stream_mla.workload.spec import (
+    CAUSAL,
+    NO_MASK,
+    Attention,
+    GroupedQueryAttention,
+    LatentAttention,
+    Mask,
+    Model,
+    Precision,
+    Workload,
+)
 from stream_mla.workload.split_k import can_spread, spread
 
 LARGE = 1 << 30
@@ -277,10 +287,19 @@ def grouped(*, kv_heads: int = 2, heads: int = 4, rotate: bool = True) -> Groupe
     return GroupedQueryAttention(model_dim=7, heads=heads, kv_heads=kv_heads, head_dim=4, rope_dim=4 if rotate else 0)
 
 
-def workload(attention: Attention, *, batch: int = 1, query_tokens: int = 1, cached_tokens: int = 5) -> Workload:
+def workload(
+    attention: Attention, *, batch: int = 1, query_tokens: int = 1, cached_tokens: int = 5, mask: Mask = NO_MASK
+) -> Workload:
     """One step of a layer in bytes."""
-    model = Model(name="small", source="test", layers=1, attention=attention, precision=BYTES)
-    return Workload(model=model, batch=batch, query_tokens=query_tokens, cached_tokens=cached_tokens, precision=BYTES)
+    model = Model(name="small", source="test", layers=1, attention=attention, precision=BYTES, mask=mask)
+    return Workload(
+        model=model,
+        batch=batch,
+        query_tokens=query_tokens,
+        cached_tokens=cached_tokens,
+        precision=BYTES,
+        mask=mask,
+    )
 
 
 def point_of(
@@ -328,14 +347,17 @@ def small_problem(
     return price(tile(graph, tiling), accelerator, objective)
 
 
+masks = st.sampled_from(
+    (NO_MASK, NO_MASK, CAUSAL, *(Mask(causal=True, window=w, chunk=c) for w, c in ((2, None), (None, 3), (3, 4))))
+)
+"""No mask, or any kind of mask that hides something of a few tokens."""
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> OperatorGraph:
-    """Any scheme of a small layer; decode, prefill or between; a batch of 1 or 2."""
-    tokens = {
-        "batch": draw(st.integers(1, 2)),
-        "query_tokens": draw(st.integers(1, 3)),
-        "cached_tokens": draw(st.integers(0, 6)),
-    }
+    """Any scheme of a small layer, with any mask; decode, prefill or between; a batch of 1 or 2."""
+    batch, cached_tokens, mask = draw(st.integers(1, 2)), draw(st.integers(0, 6)), draw(masks)
+    query_tokens = draw(st.integers(1, 3 if mask is NO_MASK else 5))
     scheme = draw(st.sampled_from(("mha", *LATENT_SCHEMES)))
     if scheme == "mha":
         attention: Attention = grouped(kv_heads=draw(st.sampled_from((1, 2, 4))), heads=4, rotate=draw(st.booleans()))
@@ -346,7 +368,8 @@ def graphs(draw: st.DrawFn) -> OperatorGraph:
             rope_dim=draw(st.sampled_from((0, 2))),
             norms=draw(st.booleans()),
         )
-    return lower(workload(attention, **tokens), scheme)
+    step = workload(attention, batch=batch, query_tokens=query_tokens, cached_tokens=cached_tokens, mask=mask)
+    return lower(step, scheme)
 
 
 @st.composite

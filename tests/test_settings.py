@@ -17,6 +17,7 @@ from stream_mla.mapping.policy import Fusion, Prefetch
 from stream_mla.results.outcome import Outcome
 from stream_mla.schedule.candidate import Candidate, Progress
 from stream_mla.settings import DEFAULTS, NAMES, SettingsError
+from stream_mla.workload.spec import CAUSAL, NO_MASK, Mask
 
 
 def refused(**given: Any) -> list[str]:
@@ -55,6 +56,43 @@ def test_five_lines_are_enough():
     assert (point.scheme, point.objective, point.policy) == ("mla_rc", Objective.LATENCY, POLICIES["free"])
     assert (point.latency_cap_cycles, point.time_limit_s, point.gap_limit) == (None, 5.0, 0.001)
     assert (point.seed, point.workers, point.tile_sizes) == (0, 1, {})
+
+
+LLAMA = {"model": "llama_3_8b", "accelerator": "flat_cloud"}
+
+
+@pytest.mark.parametrize(
+    ("given", "mask"),
+    [
+        ({}, CAUSAL),
+        ({"mask": "none"}, NO_MASK),
+        ({"policy": "letter"}, NO_MASK),
+        ({"policy": "letter", "mask": "causal"}, CAUSAL),
+        ({"window": 128}, Mask(causal=True, window=128)),
+        ({"window": 128, "mask": "causal"}, Mask(causal=True, window=128)),
+        ({"mask": Mask(causal=True, chunk=8)}, Mask(causal=True, chunk=8)),
+        ({"model": "mha_large"}, NO_MASK),  # the letter's
+        ({"model": "mha_large", "window": 4}, Mask(causal=True, window=4)),
+    ],
+)
+def test_the_mask_is_that_of_the_model_unless_it_is_set(given: dict[str, Any], mask: Mask):
+    settings: dict[str, Any] = {**LLAMA, "prefill": True, **given}
+    assert Point.of(**settings).workload.mask == mask
+
+
+def test_masks_that_cannot_be():
+    assert refused(**LLAMA, mask="casual") == ["mask: no such choice: 'casual': did you mean causal?"]
+    assert refused(**LLAMA, mask="none", window=4) == [
+        "window: it needs a causal mask, which mask none takes away: leave out one"
+    ]
+    assert refused(**LLAMA, window=0) == ["window: must be from 1 to 2147483647, got 0"]
+
+
+def test_the_command_sets_the_mask(monkeypatch: pytest.MonkeyPatch):
+    row = ("llama_3_8b", "--accelerator", "flat_cloud", "--prefill")
+    assert of_command(monkeypatch, *row).workload.mask == CAUSAL
+    assert of_command(monkeypatch, *row, "--mask", "none").workload.mask == NO_MASK
+    assert of_command(monkeypatch, *row, "--window", "9").workload.mask == Mask(causal=True, window=9)
 
 
 def test_defaults_are_the_same_everywhere():

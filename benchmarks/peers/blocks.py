@@ -12,7 +12,7 @@ from stream_mla.frontends import catalog
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.lowering.mha_baselines import same_dimensions
 from stream_mla.workload.operator_graph import Kind, Operator, OperatorGraph, Role, Tensor
-from stream_mla.workload.spec import Model, Precision, Workload
+from stream_mla.workload.spec import NO_MASK, Model, Precision, Workload
 
 PRECISION = Precision(weights=16, cache=16, activations=16, partials=32)
 CORE = ("scores", "softmax", "attend", "merge")
@@ -43,6 +43,7 @@ class Block:
             query_tokens=queries,
             cached_tokens=self.tokens - queries,
             precision=PRECISION,
+            mask=NO_MASK,
         )
 
     @property

@@ -10,7 +10,7 @@ from stream_mla.frontends import catalog
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.point import Point
-from stream_mla.workload.spec import Workload
+from stream_mla.workload.spec import NO_MASK, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class Instance:
                 query_tokens=self.query_tokens,
                 cached_tokens=self.cached_tokens,
                 precision=model.precision,
+                mask=NO_MASK,  # as all records are
             ),
             accelerator=catalog.load_accelerator(self.machine),
             scheme=self.scheme,

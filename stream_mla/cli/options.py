@@ -20,6 +20,7 @@ from stream_mla.cli.values import (
 from stream_mla.errors import SpecError
 from stream_mla.mapping.policy import POLICIES, Fusion, Prefetch
 from stream_mla.settings import DEFAULTS, NAMES, Settings, SettingsError, point_fields, unknown_sizes
+from stream_mla.workload.spec import MASKS
 
 if TYPE_CHECKING:
     from stream_mla.point import Point
@@ -62,6 +63,8 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--prefill", action="store_true", help="the tokens of --context are new, and nothing is cached")
     add("--layer", metavar="KIND", help="which kind of attention layer, where the model has several; see show MODEL")
     add("--batch", metavar="N", type=requests, default=DEFAULTS.batch, help="requests (default: 1)")
+    add("--mask", choices=tuple(MASKS), help="the keys that a query sees (default: as the model says)")
+    add("--window", metavar="N", type=tokens, help="keys that a query sees at most, its own and those before it")
     add(
         "--bits",
         metavar="N|TENSOR=N,...",

@@ -50,6 +50,12 @@ class Result(ShortTable):
     query_tokens: int
     context_tokens: int
     cached_tokens: int
+    mask: str = "none"
+    """`causal`, or `none`: what was stored before masks were known has none."""
+    window: int | None = None
+    """Keys that a query attends to at most; None where there is no window."""
+    chunk: int | None = None
+    """Tokens of a chunk, where queries attend to keys of their own only; None where there are no chunks."""
     weight_bits: int
     cache_bits: int
     activation_bits: int
@@ -65,6 +71,7 @@ class Result(ShortTable):
     energy_pj: float
     energy_breakdown_pj: Mapping[str, float]
     macs: int
+    """Of all tiles: of a tile that the mask hides in part, all of them."""
     dram_read_bytes: float
     dram_write_bytes: float
     dram_minimum_read_bytes: float
@@ -85,7 +92,8 @@ class Result(ShortTable):
     lower_bound_cycles: int
     """No schedule of this tiling is faster."""
     ideal_cycles: int
-    """No tiling and no schedule is faster: minimum DRAM bytes at full bandwidth, or all MACs at peak."""
+    """No tiling and no schedule is faster: minimum DRAM bytes at full bandwidth, or at peak all MACs not hidden.
+    """
     bounds_cycles: Mapping[str, int]
     """Reason -> cycles; of passes, their sum."""
     binding_bound: str

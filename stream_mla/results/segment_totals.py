@@ -36,6 +36,7 @@ def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Seg
     bottleneck = max(busy, key=lambda resource: busy[resource])
     gap, energy_gap = (latency - lower) / latency, max(0.0, (energy - energy_lower) / energy) if energy else 0.0
     bytes_moved = total("dram_read_bytes") + total("dram_write_bytes")
+    macs = sum(part.times * result.macs for part, result in parts)
     first, results = parts[0][1], [result for _, result in parts]
     caps = [part.times * result.latency_cap_cycles for part, result in parts if result.latency_cap_cycles is not None]
     return replace(
@@ -45,12 +46,12 @@ def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Seg
         latency_s=latency / point.accelerator.clock,
         energy_pj=energy,
         energy_breakdown_pj=totals("energy_breakdown_pj"),
-        macs=graph.total_macs,
+        macs=macs,
         dram_read_bytes=total("dram_read_bytes"),
         dram_write_bytes=total("dram_write_bytes"),
         dram_minimum_read_bytes=graph.dram_read_bits / 8,
         dram_minimum_write_bytes=graph.dram_write_bits / 8,
-        operational_intensity_macs_per_byte=graph.total_macs / bytes_moved,
+        operational_intensity_macs_per_byte=macs / bytes_moved,
         mac_utilization=fsum(p.times * r.mac_utilization * r.latency_cycles for p, r in parts) / latency,
         peak_sram_bytes=_largest([result.peak_sram_bytes for result in results]),
         busy_cycles=busy,

@@ -37,6 +37,7 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         way: sum(problem.tile_graph.blocks[m.block].bits for m in schedule.transfers if getattr(m, way) == OFF_CHIP)
         for way in ("source", "target")
     }
+    macs = sum(tile.work.macs for tile in problem.tile_graph.tiles if isinstance(tile.work, Gemm))
     busy = _busy_cycles(problem, schedule)
     bottleneck = max(busy, key=lambda resource: busy[resource])
     precision = point.workload.precision
@@ -48,6 +49,9 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         query_tokens=point.workload.query_tokens,
         context_tokens=point.workload.context_tokens,
         cached_tokens=point.workload.cached_tokens,
+        mask="causal" if point.workload.mask.causal else "none",
+        window=point.workload.mask.window,
+        chunk=point.workload.mask.chunk,
         weight_bits=precision.weights,
         cache_bits=precision.cache,
         activation_bits=precision.activations,
@@ -61,12 +65,12 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
         latency_s=latency / point.accelerator.clock,
         energy_pj=energy,
         energy_breakdown_pj=breakdown,
-        macs=graph.total_macs,
+        macs=macs,
         dram_read_bytes=bits["source"] / 8,
         dram_write_bytes=bits["target"] / 8,
         dram_minimum_read_bytes=graph.dram_read_bits / 8,
         dram_minimum_write_bytes=graph.dram_write_bits / 8,
-        operational_intensity_macs_per_byte=graph.total_macs / (sum(bits.values()) / 8),
+        operational_intensity_macs_per_byte=macs / (sum(bits.values()) / 8),
         mac_utilization=_mac_utilization(problem, schedule),
         peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
         busy_cycles=busy,

@@ -26,6 +26,7 @@ from math import prod
 import networkx as nx
 
 from stream_mla.workload.fusion_group import CORE, FusionGroup, GroupRole
+from stream_mla.workload.key_mask import KeyMask
 
 PART = "o"
 """The index that numbers the splits of a contraction's reduced indices (split-K)."""
@@ -117,7 +118,7 @@ class Operator:
     scale: float = 1.0
     """Softmax: the factor on the scores."""
     first_position: int = 0
-    """Softmax and RoPE: the position of query token 0."""
+    """RoPE: the position of query token 0."""
     state_width: int = 0
     """Softmax: elements per row of the running sum that a later chunk rescales."""
     group: str | None = None
@@ -129,6 +130,13 @@ class Operator:
     def in_core(self) -> bool:
         """Whether it belongs to the core of its group, whose operators are tiled alike and run as one."""
         return self.role in CORE
+
+    mask: KeyMask | None = None
+    """Operators over queries and keys, or parts of them: what is hidden. No tile is made that is hidden as a whole."""
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and ("q" not in self.indices or not {"k", "s"} & set(self.indices)):
+            raise AssertionError(f"{self.name} has a mask, but not both queries and keys")
 
     @cached_property
     def indices(self) -> tuple[str, ...]:
@@ -260,15 +268,24 @@ class OperatorGraph:
         return graph
 
     def macs(self, operator: Operator) -> int:
-        """Multiply-accumulates of one operator; 0 for vector operators."""
+        """Multiply-accumulates of one operator, none of them for a hidden key; 0 for vector operators."""
         if operator.kind not in CONTRACTIONS:
             return 0
         first, second = operator.inputs[:2]
-        return prod(self.extents[index] for index in {*first.indices, *second.indices})
+        indices = {*first.indices, *second.indices}
+        if operator.mask is None:
+            return prod(self.extents[index] for index in indices)
+        return prod(self.extents[index] for index in indices - {"q", "k"}) * self.pairs(operator)
+
+    def pairs(self, operator: Operator) -> int:
+        """Pairs of a query and a key that an operator over both works on at least, for each of its other indices."""
+        if operator.mask is None:
+            return self.extents["q"] * self.extents["k"]
+        return operator.mask.pairs(self.extents["q"])
 
     @property
     def total_macs(self) -> int:
-        """Multiply-accumulates of the layer."""
+        """Multiply-accumulates of the layer that no tiling can do without: a tile that is hidden in part has more."""
         return sum(self.macs(operator) for operator in self.operators)
 
     def bits_by_role(self) -> dict[Role, int]:
@@ -278,7 +295,7 @@ class OperatorGraph:
 
     @property
     def dram_read_bits(self) -> int:
-        """Bits read from DRAM once each: weights, input, the whole cache with its new rows."""
+        """Bits read from DRAM once each: weights, input, all rows of the cache that some query attends to."""
         return sum(t.bits for t in self.tensors.values() if t.role in (Role.WEIGHT, Role.INPUT, Role.CACHE))
 
     @property

@@ -1,8 +1,8 @@
 """What is computed: the shape of one attention layer, the keys it sees, the tokens of one step, and the precision.
 
 Prefill and decode are not modes. A step computes `query_tokens` new tokens per request against
-`cached_tokens` that are already in the cache; the keys attended are both together. Decode is
-`query_tokens=1`, prefill is `cached_tokens=0`, chunked prefill and speculative decode lie between.
+`cached_tokens` that are already in the cache; the keys attended are both together, as far as the mask lets a query
+see them. Decode is `query_tokens=1`, prefill is `cached_tokens=0`, chunked prefill and speculative decode lie between.
 """
 
 from dataclasses import dataclass, replace
@@ -143,6 +143,8 @@ NO_MASK = Mask(causal=False)
 """Every query attends to every key, as the letter counts."""
 CAUSAL = Mask(causal=True)
 """Every query attends to its own key and all before it, as in every decoder."""
+MASKS = {"none": NO_MASK, "causal": CAUSAL}
+"""Masks by the names that the command line knows them by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +214,10 @@ class Model:
         return replace(self, layer=name, attention=kinds[name].attention, mask=kinds[name].mask)
 
 
+_MASK_OF_MODEL = cast(Mask, None)
+"""Stands in for the mask of a workload that is given none, until it takes its model's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """One step of one attention layer."""
@@ -224,15 +230,20 @@ class Workload:
     cached_tokens: int
     """Tokens per request that are in the cache before the step."""
     precision: Precision
+    mask: Mask = _MASK_OF_MODEL
+    """The keys that each query attends to; not given, it is the model's. For one query token against all keys, causal
+    is as good as no mask."""
 
     def __post_init__(self) -> None:
+        if cast(Mask | None, self.mask) is None:
+            object.__setattr__(self, "mask", self.model.mask)
         _require_positive(self, "batch", "query_tokens")
         if not 0 <= self.cached_tokens <= MOST_TOKENS:
             raise ValueError(f"cached_tokens must be from 0 to {MOST_TOKENS:,}, got {quoted(self.cached_tokens)}")
 
     @property
     def key_tokens(self) -> int:
-        """Keys each query is compared with: the cached tokens and the new ones."""
+        """Keys of the step: the cached tokens and the new ones. A mask may hide some of them from some queries."""
         return self.cached_tokens + self.query_tokens
 
     @property

@@ -12,7 +12,7 @@ from stream_mla.frontends.catalog import load_model
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.lowering.mha_baselines import same_dimensions, same_parameters
 from stream_mla.workload.operator_graph import OperatorGraph
-from stream_mla.workload.spec import Model, Precision, Workload
+from stream_mla.workload.spec import NO_MASK, Model, Precision, Workload
 
 MLA = "deepseek_v3_letter"
 """The model of the letter's Table 1."""
@@ -55,6 +55,7 @@ class Step:
             query_tokens=self.context if self.prefill else 1,
             cached_tokens=0 if self.prefill else self.context,
             precision=Precision(weights=self.bits, cache=self.bits, activations=self.bits, partials=32),
+            mask=NO_MASK,
         )
 
     @property

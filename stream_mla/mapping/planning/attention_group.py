@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stream_mla.workload.fusion_group import GroupRole
+from stream_mla.workload.key_mask import KeyMask
 from stream_mla.workload.operator_graph import Operator, OperatorGraph, Tensor
 
 
@@ -100,6 +101,8 @@ class AttentionShape:
     """Bits of the weights of all heads that expand the rows, where that is inline."""
     rank: int
     """Elements of a row that are expanded; 0 where they are not."""
+    mask: KeyMask | None
+    """The keys that are hidden; None where all queries see all keys."""
 
     @property
     def shared_cache(self) -> bool:
@@ -131,6 +134,7 @@ def attention_shape(graph: OperatorGraph, group: AttentionGroup, inline: frozens
         resident_row_bits=resident_row_bits,
         weight_bits=weight_bits,
         rank=rank,
+        mask=group.attend.mask,
     )
 
 

@@ -16,6 +16,7 @@ from stream_mla.mapping.planning.analytical_model import IN_FLIGHT, CandidateSiz
 from stream_mla.mapping.planning.attention_group import AttentionGroup, AttentionShape, attention_shape
 from stream_mla.mapping.planning.candidate_sizes import Cuts, Numbers, combine
 from stream_mla.mapping.planning.operator_tiling import chosen_sizes
+from stream_mla.mapping.planning.seen_keys import SeenKeys, seen_keys
 from stream_mla.mapping.tiling.tile_work import OPERATIONS_PER_ELEMENT
 from stream_mla.workload.operator_graph import Kind, Operator, OperatorGraph
 from stream_mla.workload.split_k import KV_SPLITS
@@ -81,11 +82,24 @@ class _Table:
     """Keys of a split."""
     kept: NDArray[np.bool_]
     """Whether keys and values stay until all query tokens of their heads are through."""
+    seen: SeenKeys
+    """What the pieces of the query tokens attend to."""
 
     @property
     def tiles(self) -> Numbers:
         """Tiles of each of the operators."""
-        return self.blocks * self.chunks
+        return np.rint(self.blocks * self.seen.chunks).astype(np.int64)
+
+    @property
+    def expanded(self) -> Reals:
+        """Chunks that are expanded for each tile, where that is inline: each once for a head, or once for a tile."""
+        return np.where(self.kept, self.chunks / self.seen.chunks / self.cuts[1].pieces(), 1.0)
+
+    @property
+    def reads(self) -> Reals:
+        """How often each key of a head comes to a core: once, or for each piece of its query tokens that sees it."""
+        mean = self.seen.keys / self.cuts[2].extents["k"]
+        return np.where(self.kept, 1.0, self.cuts[1].pieces() * mean)
 
     @property
     def visits(self) -> Numbers:
@@ -95,7 +109,8 @@ class _Table:
     @property
     def groups(self) -> Numbers:
         """Groups of tiles that may lie on different cores."""
-        return self.blocks // self.cuts[1].pieces() * self.visits * self.splits
+        splits = np.where(self.kept, self.splits, self.seen.splits)
+        return np.maximum(1, np.rint(self.blocks // self.cuts[1].pieces() * self.visits * splits)).astype(np.int64)
 
 
 def cut_attention(setting: Setting, group: AttentionGroup) -> AttentionCut:
@@ -105,8 +120,9 @@ def cut_attention(setting: Setting, group: AttentionGroup) -> AttentionCut:
     table = _attention_table(setting, shape)
     footprint = _footprint_bits(graph, shape, table)
     tile_cycles, expansion = _tile_cycles(setting, shape, table)
-    visits = table.visits / table.cuts[1].pieces()
-    array = table.tiles / table.groups * (tile_cycles + visits * expansion) * machine.rounds(table.groups)
+    array = table.tiles / table.groups * (tile_cycles + table.expanded * expansion) * machine.rounds(table.groups)
+    # the last query tokens see most keys, and what is not kept has a core for each piece of them
+    array = np.maximum(array, np.where(table.kept, 0, table.seen.most_chunks * tile_cycles))
     vector = _vector_cycles(setting, shape, table)
     softmax_pieces = _softmax_pieces(setting, shape, table)
     best = setting.best(
@@ -162,8 +178,11 @@ def streamed_bits(setting: Setting, shape: AttentionShape) -> int:
     for that time, are to take no more than a share of the memory in the time of the layer (Little's law): the rest is
     for pieces that wait for their turn. At most, each array has `LEAST_IN_FLIGHT` pieces there.
     """
-    machine = setting.machine
-    width, scores = shape.probs.element_bits, shape.scores.bits
+    machine, extents = setting.machine, setting.graph.extents
+    width, pairs = shape.probs.element_bits, extents["q"] * extents["k"]
+    if shape.mask is not None:
+        pairs = shape.mask.pairs(extents["q"])
+    scores = max(1, shape.scores.bits * pairs // (extents["q"] * extents["k"]))
     operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] / width
     layer = max(setting.layer_cycles, scores * operations / machine.vector_operations_per_cycle)
     held_cycles = 1 / machine.vector_port_bits_per_cycle
@@ -206,6 +225,7 @@ def _attention_table(setting: Setting, shape: AttentionShape) -> _Table:
         blocks=-(-extents["b"] // requests) * cuts[0].pieces() * cuts[1].pieces(),
         split_keys=split_keys,
         kept=stays,
+        seen=seen_keys(shape.mask, extents["q"], extents["k"], cuts[1].elements(), splits, chunk),
     )
 
 
@@ -223,20 +243,21 @@ def _footprint_bits(graph: OperatorGraph, shape: AttentionShape, table: _Table) 
     [rows, keys], and the context of the rows twice: as running sums, and finished.
 
     Where keys and values are expanded inline they are there once, with two chunks of cached rows and the weights
-    of the tile's heads. Where they are kept, all of them are there, with what each piece of the query tokens reads of
-    the rows, and half of the next ones if these are loaded.
+    of the tile's heads. Where they are kept, all that a piece of the query tokens sees are there, with what it reads
+    of the rows, and half of the next ones if these are loaded.
     """
     state_bits = shape.width * (graph.partial_bits + shape.context.element_bits)
+    seen = np.minimum(table.split_keys, table.seen.most_keys.astype(np.int64))
     if shape.rank:
-        resident, resident_rows = np.where(table.kept, table.split_keys, table.chunk), 2 * table.chunk
+        resident, resident_rows = np.where(table.kept, seen, table.chunk), 2 * table.chunk
     else:
-        resident = resident_rows = np.where(table.kept, table.split_keys * 3 // 2, 2 * table.chunk)
+        resident = resident_rows = np.where(table.kept, seen * 3 // 2, 2 * table.chunk)
     heads = graph.extents[shape.heads[0]]
     return (
         table.rows * (shape.depth * shape.query.element_bits + state_bits)
         + resident * table.copies * shape.key_bits
         + resident_rows * table.requests * shape.row_bits
-        + np.where(table.kept, table.split_keys * table.requests * shape.resident_row_bits, 0)
+        + np.where(table.kept, seen * table.requests * shape.resident_row_bits, 0)
         + 3 * table.rows * table.chunk * shape.probs.element_bits
         + table.heads * shape.weight_bits // heads
     )
@@ -269,24 +290,19 @@ def _traffic_bits(setting: Setting, shape: AttentionShape, table: _Table) -> Rea
     tensors = {tensor.name: tensor for tensor in (shape.keys, shape.values) if setting.via_dram(tensor.name)}
     key_bits = sum(tensor.bits for tensor in tensors.values())
     rows_bits = graph.extents["b"] * graph.extents["k"] * shape.row_bits
-    again = table.visits * (1 if shape.per_head else heads.pieces())
+    again = table.reads * (1 if shape.per_head else heads.pieces())
     spread = np.minimum(setting.machine.array_cores, table.request_pieces * table.visits * table.splits)
     tokens = graph.extents["b"] * graph.extents["q"]
     rows = tokens * heads.elements() * heads.pieces()
-    merged_bits = np.where(table.splits > 1, 2 * table.splits * rows * shape.width * graph.partial_bits, 0)
-    return (
-        key_bits * again.astype(np.float64)
-        + rows_bits * (table.visits * heads.pieces()).astype(np.float64)
-        + shape.weight_bits * spread
-        + merged_bits
-    )
+    merged_bits = np.where(table.splits > 1, 2 * table.seen.splits * rows * shape.width * graph.partial_bits, 0)
+    return key_bits * again + rows_bits * (table.reads * heads.pieces()) + shape.weight_bits * spread + merged_bits
 
 
 def _vector_cycles(setting: Setting, shape: AttentionShape, table: _Table) -> Reals:
     """Return the cycles of softmax, over all vector units: its work per score, and each chunk's on the running sum."""
     graph = setting.graph
     rows = graph.extents["b"] * graph.extents["q"] * prod(graph.extents[index] for index in shape.heads)
-    operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] * graph.extents["k"] + table.chunks * shape.width
+    operations = OPERATIONS_PER_ELEMENT[Kind.SOFTMAX] * table.seen.keys + table.seen.chunks * shape.width
     return rows * operations / setting.machine.vector_operations_per_cycle
 
 

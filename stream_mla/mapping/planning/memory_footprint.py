@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import prod
 
 from stream_mla.hardware.accelerator import Accelerator
-from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.mapping.tiling.tile_graph import Tiling, operator_seen
 from stream_mla.workload.operator_graph import (
     CONTRACTIONS,
     COUNTERS,
@@ -119,8 +119,7 @@ class _Shapes:
             for operand in (*operator.reads, *operator.outputs):
                 size = self.tile_bits(operator, operand)
                 if self._kept(operator, operand):
-                    split_keys = -(-self.graph.extents["k"] // self.tiling.kv_splits_of(operator))
-                    size = size // self.piece(operator, "k") * split_keys
+                    size = size // self.piece(operator, "k") * self._resident(operator)
                 elif operand in operator.reads and self._loaded_ahead(operand.tensor):
                     size *= 2
                 bits[operand.tensor] = max(size, bits.get(operand.tensor, 0))
@@ -129,6 +128,12 @@ class _Shapes:
             else:
                 largest = max(largest, sum(bits.values()))
         return max(largest, sum(fused.values()))
+
+    def _resident(self, operator: Operator) -> int:
+        """Return the keys of a split that are kept at a time: those that a piece of the query tokens sees."""
+        split_keys = -(-self.graph.extents["k"] // self.tiling.kv_splits_of(operator))
+        seen = operator_seen(self.graph, operator, self.tiling)
+        return split_keys if seen is None else min(split_keys, seen.most_keys)
 
     def _kept(self, operator: Operator, operand: Operand) -> bool:
         """Whether all keys of a split stay, for one piece of the query tokens after the other."""

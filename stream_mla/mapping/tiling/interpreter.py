@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 
 ROPE_BASE = 10_000.0
 RMS_EPSILON = 1e-6
+LOWEST = -1e300
+"""The maximum of no scores: finite, as the difference of two infinities is none."""
 
 
 def rms_norm(x: Floats) -> Floats:
@@ -43,10 +45,22 @@ def execute(tile_graph: TileGraph, given: Mapping[str, Floats]) -> dict[str, Flo
         name: np.array(given[name], dtype=np.float64) if name in given else np.full(shape, np.nan)
         for name, shape in tile_graph.shapes.items()
     }
+    _leave_out_hidden(tile_graph, arrays)
     operators = {operator.name: operator for operator in tile_graph.graph.operators}
     for tile in tile_graph.tiles:
         _RUN[tile.kind](operators[tile.operator], tile, arrays)
     return arrays
+
+
+def _leave_out_hidden(tile_graph: TileGraph, arrays: Mapping[str, Floats]) -> None:
+    """Fill the blocks that no tile makes, as all in them is hidden, with what adds nothing to a softmax."""
+    empty = {o.tensor: o for operator in tile_graph.graph.operators if operator.mask for o in operator.outputs}
+    for block, maker in zip(tile_graph.blocks, tile_graph.maker, strict=True):
+        if maker < 0 and block.tensor in empty:
+            cells = arrays[block.tensor][tuple(slice(low, high) for low, high in block.box)]
+            cells[...] = 0
+            if "w" in empty[block.tensor].indices:
+                cells[..., 0] = LOWEST
 
 
 def _view(operand: Operand, tile: Tile, arrays: Mapping[str, Floats]) -> Floats:
@@ -73,12 +87,11 @@ def _einsum(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> Non
 
 def _softmax(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> None:
     scores = _view(operator.inputs[0], tile, arrays) * operator.scale
-    indices = operator.inputs[0].indices
-    shape = [-1 if index == "q" else 1 for index in indices]
-    queries = np.arange(*tile.box["q"]).reshape(shape) + operator.first_position
-    keys = np.arange(*tile.box["k"])
-    scores = np.where(keys <= queries, scores, -np.inf)
-    top = np.maximum(scores.max(axis=-1, keepdims=True), -1e300)  # a chunk may be masked as a whole
+    if operator.mask is not None:
+        hidden = operator.mask.hides(np.arange(*tile.box["q"]), np.arange(*tile.box["k"]))
+        axes = [size if i in "qk" else 1 for i, size in zip(operator.inputs[0].indices, scores.shape, strict=True)]
+        scores = np.where(hidden.reshape(axes), -np.inf, scores)
+    top = np.maximum(scores.max(axis=-1, keepdims=True), LOWEST)  # a chunk may be masked as a whole
     numerators = np.exp(scores - top)
     _view(operator.outputs[0], tile, arrays)[...] = numerators
     statistics = np.stack([top, numerators.sum(axis=-1, keepdims=True)], axis=-1)
@@ -92,7 +105,7 @@ def _attend(operator: Operator, tile: Tile, arrays: Mapping[str, Floats]) -> Non
     state = _view(operator.outputs[1], tile, arrays)
     if not tile.step:
         context[...] = 0
-        state[..., 0] = -1e300
+        state[..., 0] = LOWEST
         state[..., 1] = 0
     top = np.maximum(state[..., 0], chunk[..., 0])
     old, new = np.exp(state[..., 0] - top), np.exp(chunk[..., 0] - top)

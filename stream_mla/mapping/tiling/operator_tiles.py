@@ -7,6 +7,7 @@ from operator import itemgetter
 
 from stream_mla.hardware.work import Gemm, VectorWork
 from stream_mla.mapping.tiling.grid import Grid, Interval, key_pieces, pieces
+from stream_mla.mapping.tiling.seen_pieces import seen_splits, widened
 from stream_mla.mapping.tiling.tile_work import Box, gemm_work, vector_work
 from stream_mla.workload.operator_graph import (
     CONTRACTIONS,
@@ -73,21 +74,67 @@ def _index_choices(
     return choices
 
 
-class Boxes:
-    """The boxes of an operator's tiles: all combinations of the pieces of its indices."""
+class _SeenKeys:
+    """What a mask leaves of the boxes of an operator."""
 
-    def __init__(self, graph: OperatorGraph, operator: Operator, sizes: Mapping[str, int], parts: int) -> None:
-        """`sizes`: index -> largest size of a piece; `parts`: splits of the keys."""
-        choices = _index_choices(graph, operator, sizes, parts)
+    def __init__(
+        self, graph: OperatorGraph, operator: Operator, indices: Sequence[str], splits: int, merged_size: int | None
+    ) -> None:
+        self.mask, self.splits, self.merged_size = operator.mask, splits, merged_size
+        self.queries, self.keys = graph.extents["q"], graph.extents["k"]
+        self.places = [indices.index(i) if i in indices else -1 for i in ("q", "k", "s")]
+        self.known: dict[Interval, Interval] = {}
+        """Of a piece of the queries: the keys that it attends to; of a merge, their splits."""
+
+    def of(self, values: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
+        """Return a box, of a merge with those splits only that have keys; None where a mask hides all of it."""
+        if self.mask is None:
+            return values
+        queries, keys, split = self.places
+        piece = values[queries]
+        if piece not in self.known:
+            self.known[piece] = self.mask.seen(*piece) if keys >= 0 else self._splits(piece)
+        first, end = self.known[piece]
+        if keys < 0:
+            return (*values[:split], (first, end), *values[split + 1 :])
+        return values if values[keys][0] < end and first < values[keys][1] else None
+
+    def _splits(self, piece: Interval) -> Interval:
+        """Return the splits of the keys that a merge over a piece of the queries has."""
+        assert self.mask is not None
+        return seen_splits(
+            self.mask, widened(piece, self.merged_size or self.queries, self.queries), self.keys, self.splits
+        )
+
+
+class Boxes:
+    """The boxes of an operator's tiles: all combinations of the pieces of its indices, but those wholly masked."""
+
+    def __init__(
+        self,
+        graph: OperatorGraph,
+        operator: Operator,
+        sizes: Mapping[str, int],
+        splits: int,
+        merged_size: int | None = None,
+    ) -> None:
+        """`sizes`: index -> largest size of a piece; `splits`: of the keys; `merged_size`: of the pieces of the queries
+        that what is merged is cut into, where that is masked.
+        """
+        choices = _index_choices(graph, operator, sizes, splits)
         self.operator = operator
         self.indices = tuple(index for names in choices for index in names)
         self.labels: list[str] = []
         self.values: list[tuple[Interval, ...]] = []
         """Of each tile: an interval of each of `indices`."""
+        seen = _SeenKeys(graph, operator, self.indices, splits, merged_size)
         for combination in product(*choices.values()):
+            values = seen.of(tuple([interval for choice in combination for interval in choice.values]))
+            if values is None:
+                continue
             where = ",".join([choice.label for choice in combination if choice.label])
             self.labels.append(f"{operator.name}[{where}]" if where else operator.name)
-            self.values.append(tuple([interval for choice in combination for interval in choice.values]))
+            self.values.append(values)
 
     def column(self, index: str) -> set[Interval]:
         """Return the pieces of an index."""
@@ -154,13 +201,15 @@ def operator_tiles(
     chains: dict[tuple[int, ...], list[TileDraft]] = {}
     read, written = _Touched(boxes, operator.reads, grids), _Touched(boxes, operator.outputs, grids)
     works: dict[tuple[object, ...], Gemm | VectorWork] = {}
-    keys, part = (indices.index("k"), indices.index("s")) if "k" in indices else (-1, -1)
-    part_starts = {values[part]: values[keys][0] for values in reversed(boxes.values)} if keys >= 0 else {}
+    keys = indices.index("k") if "k" in indices else -1
+    of_queries = boxes.pick(("s", "q") if operator.mask else ("s",)) if keys >= 0 else None
+    starts = {of_queries(values): values[keys][0] for values in reversed(boxes.values)} if of_queries else {}
+    """Of each split of the keys, and with a mask of each piece of the queries too: where its first chunk starts."""
     for name, values in zip(boxes.labels, boxes.values, strict=True):
         writes = written.blocks(values)
         chain = chains.setdefault(writes, [])
         box = dict(zip(indices, values, strict=True))
-        later = keys >= 0 and values[keys][0] != part_starts[values[part]]
+        later = of_queries is not None and values[keys][0] != starts[of_queries(values)]
         shape = (*[high - low for low, high in values], later, bool(chain))
         work = works.get(shape)
         if work is None:

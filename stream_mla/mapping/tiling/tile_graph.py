@@ -7,6 +7,7 @@ from math import prod
 
 from stream_mla.hardware.work import Gemm, VectorWork
 from stream_mla.mapping.tiling.grid import Interval
+from stream_mla.mapping.tiling.seen_pieces import SeenPieces, seen_pieces
 from stream_mla.mapping.tiling.tile_order import successors
 from stream_mla.mapping.tiling.tile_work import Box
 from stream_mla.workload.operator_graph import COUNTERS, Kind, Operator, OperatorGraph
@@ -101,7 +102,8 @@ class TileGraph:
     predecessors: tuple[tuple[int, ...], ...]
     """Of each tile: makers of what it reads, and the step before it in its chain."""
     maker: tuple[int, ...]
-    """Of each block: the tile that completes it, or -1 for those born in DRAM."""
+    """Of each block: the tile that completes it, or -1 for those born in DRAM, and for those that a mask hides as a
+    whole, which nobody makes or reads."""
     users: tuple[tuple[int, ...], ...]
     """Of each block: the tiles that read it."""
 
@@ -117,10 +119,20 @@ def tile_count(graph: OperatorGraph, tiling: Tiling) -> int:
     count = 0
     for operator in graph.operators:
         sizes = tiling.sizes.get(operator.name, {})
+        seen = operator_seen(graph, operator, tiling)
         pieces_of = (
             -(-graph.extents[index] // sizes.get(index, graph.extents[index]))
             for index in operator.indices
-            if index not in (*COUNTERS, "w")
+            if index not in (*COUNTERS, "w") and (seen is None or index not in ("q", "k"))
         )
-        count += prod(pieces_of)
+        count += prod(pieces_of) * (1 if seen is None else int(seen.chunks.sum()))
     return count
+
+
+def operator_seen(graph: OperatorGraph, operator: Operator, tiling: Tiling) -> SeenPieces | None:
+    """Return the tiles that a mask leaves of an operator over queries and keys; None where it has none."""
+    if operator.mask is None or "k" not in operator.indices:
+        return None
+    sizes, queries, keys = tiling.sizes.get(operator.name, {}), graph.extents["q"], graph.extents["k"]
+    splits = tiling.kv_splits_of(operator)
+    return seen_pieces(operator.mask, queries, sizes.get("q", queries), keys, splits, sizes.get("k", keys))

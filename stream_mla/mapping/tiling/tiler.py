@@ -12,6 +12,9 @@
 Keys are cut twice: into `kv_splits`, whose contexts are merged at the end and which may therefore lie on different
 cores, and each split into chunks, over which the context is accumulated in place (online softmax). The reduced indices
 of other contractions may be split too, and their partial sums are added up at the end: see `k_splits`.
+
+A tile whose queries attend to none of its keys is not made, nor are blocks that only such tiles would make: chains
+over chunks of keys are shorter for queries that see fewer keys, and merges have fewer splits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -186,6 +189,35 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
     return {name: numbers[phase] for name, phase in given.items()}
 
 
+def _boxes(graph: OperatorGraph, tiling: Tiling) -> dict[str, Boxes]:
+    """Return the boxes of each operator; a merge knows how what it merges is cut."""
+    makers = {operand.tensor: operator for operator in graph.operators for operand in operator.outputs}
+    found: dict[str, Boxes] = {}
+    for operator in graph.operators:
+        merged = makers[operator.inputs[0].tensor] if operator.kind is Kind.MERGE else operator
+        found[operator.name] = Boxes(
+            graph,
+            operator,
+            tiling.sizes.get(operator.name, {}),
+            tiling.kv_splits_of(operator),
+            tiling.sizes.get(merged.name, {}).get("q"),
+        )
+    return found
+
+
+def _without_hidden(graph: OperatorGraph, grids: Mapping[str, Grid], tiles: Sequence[TileDraft]) -> None:
+    """Take from what tiles read the blocks that nothing makes, as a mask hides them."""
+    if all(operator.mask is None for operator in graph.operators):
+        return
+    made = {block for tile in tiles for block in tile.writes}
+    for name, grid in grids.items():
+        if graph.tensors[name].role in (Role.INPUT, Role.WEIGHT, Role.CACHE):
+            made.update(range(grid.first, grid.first + grid.count))
+    for entry in tiles:
+        if not made.issuperset(entry.reads):
+            entry.reads = tuple([block for block in entry.reads if block in made])
+
+
 @gc_paused
 def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     """Cut a graph as `tiling` says.
@@ -200,10 +232,7 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     128
     """
     graph = spread_cut(graph, tiling.k_splits, tiling.sizes)
-    boxes = {
-        operator.name: Boxes(graph, operator, tiling.sizes.get(operator.name, {}), tiling.kv_splits_of(operator))
-        for operator in graph.operators
-    }
+    boxes = _boxes(graph, tiling)
     shapes = _tensor_shapes(graph, boxes)
     grids = _grids(graph, boxes, shapes)
     phases = _phases(graph, tiling)
@@ -211,6 +240,7 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     for operator in graph.operators:
         chain0 = tile_drafts[-1].chain + 1 if tile_drafts else 0
         tile_drafts += operator_tiles(graph, boxes[operator.name], grids, chain0=chain0, phase=phases[operator.name])
+    _without_hidden(graph, grids, tile_drafts)
     blocks = _make_blocks(graph, tiling, grids, tile_drafts)
     predecessors, maker = _predecessors(tile_drafts, len(blocks))
     fused = _joined(tile_drafts, blocks, graph.local | tiling.inline)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stream_mla.mapping.policy import POLICIES
 from stream_mla.results.render import columns as columns_
+from stream_mla.results.render.descriptions import mask_words
 from stream_mla.results.render.notes import footing, wide_notes
 from stream_mla.results.result import Failure, Result, Row
 from stream_mla.units import with_prefix
@@ -56,7 +57,8 @@ def subject_of(points: Sequence["Point"]) -> Subject:
             _title(
                 model=model,
                 machines=machines,
-                step=_step(workload.query_tokens, workload.cached_tokens, workload.batch),
+                layer=workload.model.layer,
+                step=_step(workload.query_tokens, workload.cached_tokens, workload.batch) + mask_words(workload),
                 bits=(precision.weights, precision.cache, precision.activations),
                 aim=aim(first.objective, cap),
                 decisions=(first.policy.fusion, first.policy.prefetch, first.policy.sharing),
@@ -79,7 +81,8 @@ def subject_of_results(rows: Sequence[Result]) -> Subject:
             _title(
                 model=model,
                 machines=machines,
-                step=_step(first.query_tokens, first.cached_tokens, first.batch),
+                layer=first.layer,
+                step=_step(first.query_tokens, first.cached_tokens, first.batch) + _mask_of(first),
                 bits=(first.weight_bits, first.cache_bits, first.activation_bits),
                 aim=aim(first.objective, cap),
                 decisions=(first.fusion, first.prefetch, first.sharing),
@@ -97,13 +100,14 @@ def _title(
     *,
     model: str,
     machines: Sequence[str],
+    layer: str,
     step: str,
     bits: tuple[int, int, int],
     aim: str,
     decisions: tuple[str, str, bool],
 ) -> Iterator[str]:
     """Yield the lines of a title, each short enough for 80 characters with the names of what is shipped."""
-    yield f"{model} on {', '.join(machines)}, one attention layer"
+    yield f"{model} on {', '.join(machines)}, one {f'{layer} ' if layer else ''}attention layer"
     yield step
     weights, cache, activations = bits
     widths = (
@@ -121,6 +125,14 @@ def _step(new: int, cached: int, batch: int) -> str:
     tokens = f"{new:,} token{'s' * (new > 1)} per request"
     against = f" against {cached:,} cached" if cached else ", nothing cached"
     return f"{'decode' if cached else 'prefill'} of {tokens}{against}, batch {batch:,}"
+
+
+def _mask_of(row: Result) -> str:
+    """Name the mask of a stored result, with a comma before it; one new token sees all keys without a window."""
+    limits = (("window of", row.window, "keys"), ("chunks of", row.chunk, "tokens"))
+    named = [f", {words} {size:,} {unit}" for words, size, unit in limits if size is not None]
+    kind = "" if row.query_tokens == 1 and not named else ", no mask" if row.mask == "none" else ", causal mask"
+    return kind + "".join(named)
 
 
 @dataclass(frozen=True, kw_only=True)

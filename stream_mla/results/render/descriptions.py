@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from stream_mla.hardware.accelerator import Accelerator, CoreType
 from stream_mla.units import digits, with_prefix
-from stream_mla.workload.spec import LatentAttention, Mask, Model
+from stream_mla.workload.key_mask import first_key, key_mask_of
+from stream_mla.workload.spec import LatentAttention, Mask, Model, Workload
 
 
 def model_line(model: Model) -> str:
@@ -26,6 +27,16 @@ def _seen(mask: Mask) -> str:
     window = f"window {mask.window:,}, " if mask.window is not None else ""
     chunk = f"chunks of {mask.chunk:,}, " if mask.chunk is not None else ""
     return f"{'' if mask.causal else 'no mask, '}{window}{chunk}"
+
+
+def mask_words(workload: Workload) -> str:
+    """Name the mask of a step, with a comma before it; nothing where it changes nothing."""
+    mask = workload.mask
+    if key_mask_of(workload) is None and first_key(workload) == 0:
+        return "" if workload.query_tokens == 1 else ", no mask"
+    limits = (("window of", mask.window, "keys"), ("chunks of", mask.chunk, "tokens"))
+    named = [f"{words} {size:,} {unit}" for words, size, unit in limits if size is not None]
+    return f", causal mask{''.join(', ' + name for name in named)}"
 
 
 def accelerator_line(accelerator: Accelerator) -> str:

@@ -9,16 +9,19 @@ It never exceeds the bounds of the cut tiling (`bounds`), which know more, and t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
+
+import numpy as np
 
 from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.hardware.work import UnitKind
 from stream_mla.mapping.tiling.grid import Interval, key_pieces, part_edges
-from stream_mla.mapping.tiling.tile_graph import Tiling
+from stream_mla.mapping.tiling.seen_pieces import SeenPieces
+from stream_mla.mapping.tiling.tile_graph import Tiling, operator_seen
 from stream_mla.mapping.tiling.tile_work import gemm_work, region, vector_work
 from stream_mla.schedule.bounds.schedule_bounds import least_transfer_cycles
 from stream_mla.schedule.problem import cost_of
@@ -82,15 +85,48 @@ def _kinds(graph: OperatorGraph, tiling: Tiling, operator: Operator, index: str)
     return +found
 
 
+def _tile_kinds(
+    graph: OperatorGraph, tiling: Tiling, operator: Operator
+) -> Mapping[tuple[str, ...], Mapping[tuple[_Piece, ...], int]]:
+    """Return, for each index of an operator, its kinds of pieces with their numbers; for indices that a mask ties to
+    each other, their kinds of combinations.
+    """
+    found: dict[tuple[str, ...], Mapping[tuple[_Piece, ...], int]] = {}
+    tied: tuple[str, ...] = ()
+    if seen := operator_seen(graph, operator, tiling):
+        tied, kinds = ("q", "k"), seen.kinds().items()
+        found[tied] = {(_Piece(q, True), _Piece(k, first)): count for (q, k, first), count in kinds}
+    elif operator.mask is not None:
+        tied = ("q", "s")
+        merged = _maker_seen(graph, tiling, operator.inputs[0].tensor)
+        size = tiling.sizes.get(operator.name, {}).get("q", graph.extents["q"])
+        lows = np.arange(0, graph.extents["q"], size)
+        highs = np.minimum(lows + size, graph.extents["q"])
+        pairs = Counter(zip((highs - lows).tolist(), merged.splits_over(lows, highs).tolist(), strict=True))
+        found[tied] = {(_Piece(q, True), _Piece(s, True)): count for (q, s), count in pairs.items()}
+    for index in (index for index in operator.indices if index not in tied):
+        found[index,] = {(piece,): count for piece, count in _kinds(graph, tiling, operator, index).items()}
+    return found
+
+
+def _maker_seen(graph: OperatorGraph, tiling: Tiling, tensor: str) -> SeenPieces:
+    """Return the tiles that a mask leaves of the operator that makes a tensor."""
+    maker = next(operator for operator in graph.operators if any(o.tensor == tensor for o in operator.outputs))
+    seen = operator_seen(graph, maker, tiling)
+    assert seen is not None, f"{maker.name} has no mask"
+    return seen
+
+
 def _unit_cycles(graph: OperatorGraph, accelerator: Accelerator, tiling: Tiling) -> int:
     """Work of all tiles at their cheapest cores, spread evenly."""
     types = {core.type.name: core.type for core in accelerator.cores}.values()
     work = dict.fromkeys(UnitKind, 0)
     for operator in graph.operators:
-        kinds = [_kinds(graph, tiling, operator, index) for index in operator.indices]
+        kinds = _tile_kinds(graph, tiling, operator)
         made = {index for operand in operator.outputs for index in operand.indices}
-        for combination in product(*(kind.items() for kind in kinds)):
-            entries = [(index, piece) for index, (piece, _) in zip(operator.indices, combination, strict=True)]
+        for combination in product(*(kind.items() for kind in kinds.values())):
+            pieces = (piece for piece, _ in combination)
+            entries = [entry for of in zip(kinds, pieces, strict=True) for entry in zip(*of, strict=True)]
             box = {index: (0, piece.length) for index, piece in entries}
             if operator.kind in CONTRACTIONS:
                 later = PART not in made and any(not piece.first for index, piece in entries if index not in made)
@@ -111,7 +147,7 @@ def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:
         if name in tiling.spilled or tensor.role in (Role.INPUT, Role.WEIGHT, Role.CACHE)
     }
     stored = sum(
-        graph.operand_bits(operand) * prod(_splits(graph, tiling, operator).get(index, 1) for index in operand.indices)
+        _elements(graph, tiling, operator, operand, {}) * graph.tensors[operand.tensor].element_bits
         for operator in graph.operators
         for operand in operator.outputs
         if operand.tensor in via_dram or graph.tensors[operand.tensor].role is Role.OUTPUT
@@ -122,11 +158,6 @@ def _traffic_bits(graph: OperatorGraph, tiling: Tiling) -> tuple[int, int]:
         for name in {operand.tensor for operator in group for operand in operator.reads} & via_dram - tiling.shared:
             read += _group_bits(graph, tiling, group, name, apart)
     return read, stored
-
-
-def _splits(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> Mapping[str, int]:
-    """Return how many splits of the keys, and of the reduced indices, an operator makes or reads."""
-    return {"s": tiling.kv_splits_of(operator), PART: k_splits_of(graph, operator)}
 
 
 def _joined(graph: OperatorGraph, tiling: Tiling) -> list[list[Operator]]:
@@ -152,19 +183,19 @@ def _joining(graph: OperatorGraph, tiling: Tiling, operator: Operator) -> list[O
     return touched + [operand for operand in operator.reads if operand.tensor in tiling.together]
 
 
-def _telling(graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator]) -> Mapping[str, int]:
-    """Return the indices along which clusters of a group surely differ, and into how many pieces that cuts each."""
+def _telling(graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator]) -> Mapping[str, Sequence[int]]:
+    """Return the indices along which clusters of a group surely differ, and where the pieces start that this makes."""
     group = list(group)
     joining = [operand for operator in group for operand in _joining(graph, tiling, operator)]
-    found: dict[str, int] = {}
+    found: dict[str, Sequence[int]] = {}
     for index in group[0].outputs[0].indices:
         if index in (*COUNTERS, "w") or not _keeps_apart(index, group, joining):
             continue
         edges = [_edges(graph, tiling, operator, index) for operator in group]
-        found[index] = len(set[int].intersection(*edges))
+        found[index] = sorted(set[int].intersection(*edges))
     splits = [tiling.kv_splits_of(operator) for operator in group if "k" in operator.indices]
     if splits and _keeps_apart("s", group, joining):
-        found["k"] = min(splits)
+        found["k"] = part_edges(graph.extents["k"], min(splits))[:-1]
     return found
 
 
@@ -182,7 +213,7 @@ def _keeps_apart(index: str, group: Iterable[Operator], joining: Iterable[Operan
 
 
 def _group_bits(
-    graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator], name: str, apart: Mapping[str, int]
+    graph: OperatorGraph, tiling: Tiling, group: Iterable[Operator], name: str, apart: Mapping[str, Sequence[int]]
 ) -> int:
     """Bits of a tensor that the clusters of a group read: each part once, whoever of the group reads it."""
     extents = {index: (0, extent) for index, extent in graph.extents.items()}
@@ -197,10 +228,51 @@ def _group_bits(
             if any(all(a < d and c < b for (a, b), (c, d) in zip(box, other, strict=True)) for other in taken):
                 continue
             taken.append(box)
-            again = prod(
-                count
-                for index, count in apart.items()
-                if index not in operand.indices and not (index == "k" and "s" in operand.indices)
-            )
-            bits += again * prod(high - low for low, high in box) * graph.tensors[name].element_bits
+            bits += _elements(graph, tiling, operator, operand, apart) * graph.tensors[name].element_bits
     return bits
+
+
+def _elements(
+    graph: OperatorGraph, tiling: Tiling, operator: Operator, operand: Operand, apart: Mapping[str, Sequence[int]]
+) -> int:
+    """Return the elements of an operand that clusters of an operator touch, each of those that `apart` tells apart
+    for itself.
+    """
+    tied = ("q", "k", "s") if operator.mask is not None else ()
+    sizes = {**graph.extents, "s": tiling.kv_splits_of(operator), PART: k_splits_of(graph, operator)}
+    elements = prod(sizes[index] for index in operand.indices if index not in tied)
+    elements *= prod(
+        len(starts)
+        for index, starts in apart.items()
+        if index not in (*operand.indices, *tied) and not (index == "k" and "s" in operand.indices)
+    )
+    return elements * _tied_elements(graph, tiling, operator, operand, apart) if tied else elements
+
+
+def _tied_elements(
+    graph: OperatorGraph, tiling: Tiling, operator: Operator, operand: Operand, apart: Mapping[str, Sequence[int]]
+) -> int:
+    """Return the same, along the indices of queries and keys that a mask ties to each other."""
+    queries, keys, parts = (index in operand.indices for index in ("q", "k", "s"))
+    seen = operator_seen(graph, operator, tiling) or _maker_seen(graph, tiling, operator.inputs[0].tensor)
+    if queries and keys:
+        return _pairs(graph, tiling, operator, operand, seen)
+    if queries:
+        return int((seen.query_lengths * seen.splits).sum()) if parts or "k" in apart else graph.extents["q"]
+    starts = np.array(apart.get("q", [0]))
+    if keys:
+        return seen.keys_over(starts)
+    ends = np.append(starts[1:], graph.extents["q"])
+    return int(seen.splits_over(starts, ends).sum()) if parts or "k" in apart else len(starts)
+
+
+def _pairs(graph: OperatorGraph, tiling: Tiling, operator: Operator, operand: Operand, seen: SeenPieces) -> int:
+    """Return the pairs of a query and a key that are made of a tensor, or read of it by one operator.
+
+    Of what is made, only what the tiles of a reader touch is read. Where neither cuts the other's pieces, all that is
+    known is that it has the pairs that are not hidden.
+    """
+    if operand in operator.outputs:
+        return seen.area
+    made = _maker_seen(graph, tiling, operand.tensor)
+    return min(seen.area, made.area) if seen.nests_with(made) else graph.pairs(operator)

@@ -13,7 +13,8 @@ and the schemes differ in the order of the three products (letter, arXiv 2506.02
 
 Assumptions, for every scheme:
 - New rows of the cache are written to DRAM, and all rows are read from there, the new ones included.
-- Every query is compared with every key; the causal mask is applied, but nothing is halved for it.
+- The mask is work not done: see `key_mask`. Rows of the cache that no query of the step attends to are no part of the
+  graph; a layer with a window need not keep them.
 - W_uv and W_o are not merged; with a latent context the output path is (S C), then W_uv, then W_o.
 - Gains of norms and the softmax scale are folded into neighbours; rows of W_uq are split into its
   no-position part (w_uq) and its rotary part (w_qr), columns of W_dkv into w_dkv and w_kr.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from stream_mla.workload.fusion_group import FusionGroup, GroupRole
+from stream_mla.workload.key_mask import KeyMask, first_key, key_mask_of
 from stream_mla.workload.operator_graph import Kind, Operand, Operator, OperatorGraph, Role, Tensor
 from stream_mla.workload.spec import Precision, Workload
 
@@ -21,10 +22,15 @@ class GraphBuilder:
     def __init__(self, given: Workload | Precision, extents: Mapping[str, int]) -> None:
         """`extents`: index -> its size. A workload brings the indices of its tokens and of the counters of keys."""
         tokens: dict[str, int] = {}
-        self.cached_tokens = 0
+        self.cached_tokens = self.first_key = 0
+        """The first key that any query attends to: the rows of the cache before it are no part of the graph."""
+        self.mask: KeyMask | None = None
+        """What operators over queries and keys leave out; None where all queries attend to all keys."""
         if isinstance(given, Workload):
-            tokens = {"b": given.batch, "q": given.query_tokens, "k": given.key_tokens, "t": 1, "s": 1, "w": 2}
-            self.cached_tokens = given.cached_tokens
+            self.cached_tokens, self.first_key = given.cached_tokens, first_key(given)
+            self.mask = key_mask_of(given)
+            keys = given.key_tokens - self.first_key
+            tokens = {"b": given.batch, "q": given.query_tokens, "k": keys, "t": 1, "s": 1, "w": 2}
         self.precision = given.precision if isinstance(given, Workload) else given
         self.extents = {**tokens, **extents}
         self.heads: tuple[str, ...] = ()
@@ -62,7 +68,7 @@ class GraphBuilder:
 
     def new_rows(self, cache: str, indices: str, **offsets: int) -> Operand:
         """View the rows of a cache that this step appends; index q runs along its token axis."""
-        return self.view(cache, indices, q=self.cached_tokens, **offsets)
+        return self.view(cache, indices, q=self.cached_tokens - self.first_key, **offsets)
 
     def einsum(
         self,
@@ -93,7 +99,8 @@ class GraphBuilder:
         role: GroupRole | None,
         addend: Operand | None = None,
     ) -> Operand:
-        """Append an operator with one result, and return that."""
+        """Append an operator with one result, and return that; over queries and keys, it has the mask of the step."""
+        indices = {index for operand in (*inputs, out) for index in operand.indices}
         self.operators.append(
             Operator(
                 name=name,
@@ -102,6 +109,7 @@ class GraphBuilder:
                 outputs=(out,),
                 addend=addend,
                 first_position=self.cached_tokens if kind is Kind.ROPE else 0,
+                mask=self.mask if {"q", "k"} <= indices else None,
                 role=role,
             )
         )
@@ -133,8 +141,8 @@ class GraphBuilder:
                 inputs=(scores,),
                 outputs=(numerators, statistics),
                 scale=scale,
-                first_position=self.cached_tokens,
                 state_width=self.extents[value],
+                mask=self.mask,
                 role=GroupRole.SOFTMAX,
             ),
             Operator(
@@ -142,6 +150,7 @@ class GraphBuilder:
                 kind=Kind.ATTEND,
                 inputs=(numerators, values, statistics),
                 outputs=(part, part_stats),
+                mask=self.mask,
                 role=GroupRole.ATTEND,
             ),
             Operator(
@@ -149,6 +158,7 @@ class GraphBuilder:
                 kind=Kind.MERGE,
                 inputs=(part, part_stats),
                 outputs=(context,),
+                mask=self.mask,
                 role=GroupRole.MERGE,
             ),
         ]

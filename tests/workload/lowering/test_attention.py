@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stream_mla.mapping.tiling.interpreter import execute, rms_norm, rope
@@ -11,7 +14,17 @@ from stream_mla.mapping.tiling.tile_graph import Tiling
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.operator_graph import OperatorGraph
-from stream_mla.workload.spec import Attention, GroupedQueryAttention, LatentAttention, Model, Precision, Workload
+from stream_mla.workload.spec import (
+    CAUSAL,
+    NO_MASK,
+    Attention,
+    GroupedQueryAttention,
+    LatentAttention,
+    Mask,
+    Model,
+    Precision,
+    Workload,
+)
 
 Floats = NDArray[np.float64]
 
@@ -19,10 +32,15 @@ PRECISION = Precision(weights=8, cache=8, activations=8, partials=32)
 UNCUT = Tiling(sizes={}, spilled=frozenset(), shared=frozenset(), local=frozenset())
 
 
-def workload(attention: Attention, batch: int, query_tokens: int, cached_tokens: int) -> Workload:
+def workload(attention: Attention, batch: int, query_tokens: int, cached_tokens: int, mask: Mask = CAUSAL) -> Workload:
     model = Model(name="small", source="test", layers=1, attention=attention, precision=PRECISION)
     return Workload(
-        model=model, batch=batch, query_tokens=query_tokens, cached_tokens=cached_tokens, precision=PRECISION
+        model=model,
+        batch=batch,
+        query_tokens=query_tokens,
+        cached_tokens=cached_tokens,
+        precision=PRECISION,
+        mask=mask,
     )
 
 
@@ -55,24 +73,46 @@ def grouped(
     )
 
 
-def random_inputs(graph: OperatorGraph, cached_tokens: int) -> dict[str, Floats]:
-    """Random weights, input and old cache rows; new cache rows are NaN until an operator writes them."""
+def random_inputs(work: Workload, scheme: str) -> dict[str, Floats]:
+    """Random weights, input and old cache rows; new cache rows are NaN until an operator writes them.
+
+    The cache has all rows of the step, whatever the mask.
+    """
     rng = np.random.default_rng(7)
     given: dict[str, Floats] = {}
-    for name, tensor in graph.tensors.items():
+    for name, tensor in lower(replace(work, mask=NO_MASK), scheme).tensors.items():
         if tensor.role in ("weight", "input"):
             given[name] = rng.normal(size=tensor.shape) / np.sqrt(max(tensor.shape[0], 1))
         if tensor.role == "cache":
             given[name] = rng.normal(size=tensor.shape)
-            given[name][:, cached_tokens:] = np.nan
+            given[name][:, work.cached_tokens :] = np.nan
     return given
 
 
-def masked_softmax(scores: Floats, cached_tokens: int) -> Floats:
-    """Causal softmax of [b, h, q, k]."""
-    queries, keys = scores.shape[-2:]
-    visible = np.tri(queries, keys, cached_tokens, dtype=bool)
-    scores = np.where(visible, scores, -np.inf)
+def rows_of(graph: OperatorGraph, given: dict[str, Floats]) -> dict[str, Floats]:
+    """The inputs of a graph: of a cache, the last rows only, where no query sees those before."""
+    shapes = {name: tensor.shape for name, tensor in graph.tensors.items() if tensor.role == "cache"}
+    return {**given, **{name: given[name][:, -shape[1] :] for name, shape in shapes.items()}}
+
+
+def visible(work: Workload) -> NDArray[np.bool_]:
+    """Whether each query (rows) attends to each key (columns), word for word."""
+    seen = np.ones((work.query_tokens, work.key_tokens), dtype=bool)
+    for query in range(work.query_tokens):
+        position = work.cached_tokens + query
+        for key in range(work.key_tokens):
+            mask = work.mask
+            seen[query, key] = (
+                (not mask.causal or key <= position)
+                and (mask.window is None or position - key < mask.window)
+                and (mask.chunk is None or key // mask.chunk == position // mask.chunk)
+            )
+    return seen
+
+
+def masked_softmax(scores: Floats, work: Workload) -> Floats:
+    """Softmax of [b, h, q, k] over the keys that the mask leaves."""
+    scores = np.where(visible(work), scores, -np.inf)
     numerators = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return numerators / numerators.sum(axis=-1, keepdims=True)
 
@@ -101,7 +141,7 @@ def plain_latent(work: Workload, given: dict[str, Floats]) -> Floats:
         keys = np.concatenate([keys, shared], axis=-1)
     values = np.einsum("bkc,chv->bhkv", cache[..., : shape.kv_rank], given["w_uv"])
     scores = query @ keys.swapaxes(-1, -2) / np.sqrt(shape.nope_dim + shape.rope_dim)
-    context = masked_softmax(scores, work.cached_tokens) @ values
+    context = masked_softmax(scores, work) @ values
     return np.einsum("bhqv,hve->bqe", context, given["w_o"])
 
 
@@ -128,7 +168,7 @@ def plain_grouped(work: Workload, given: dict[str, Floats]) -> Floats:
     keys[:, work.cached_tokens :] = new_keys
     values[:, work.cached_tokens :] = np.einsum("bqd,dgv->bqgv", x, given["w_v"])
     scores = np.einsum("bgjqn,bkgn->bgjqk", query, keys) / np.sqrt(shape.head_dim)
-    context = np.einsum("bgjqk,bkgv->bqgjv", masked_softmax(scores, work.cached_tokens), values)
+    context = np.einsum("bgjqk,bkgv->bqgjv", masked_softmax(scores, work), values)
     if shape.output_gate:
         context = context / (1 + np.exp(-np.einsum("bqd,dgjv->bqgjv", x, given["w_g"])))
     return np.einsum("bqgjv,gjve->bqe", context, given["w_o"])
@@ -161,24 +201,33 @@ CUTS.append(replace(CUTS[1], k_splits={**dict.fromkeys(PRODUCTS, 3), "query_rope
 """Rows in as many parts as their pieces allow: two pieces of 5 d, three of r, c and n, more of (h, v)."""
 
 
-@pytest.mark.parametrize("tile_graph", CUTS, ids=["uncut", "cut", "parts"])
+MASKS = [NO_MASK, CAUSAL, Mask(causal=True, window=3), Mask(causal=True, chunk=4), Mask(causal=True, window=2, chunk=5)]
+
+
+def _computed(work: Workload, scheme: str, tiling: Tiling, given: dict[str, Floats]) -> Floats:
+    """What the tiles of a scheme make of inputs; nothing in it is NaN."""
+    graph = lower(work, scheme)
+    return execute(tile(graph, tiling), rows_of(graph, given))["y"]
+
+
+@pytest.mark.parametrize("tiling", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
 @pytest.mark.parametrize("attention", [latent(7, 4, True), latent(7, 0, False), latent(None, 4, True)])
 @pytest.mark.parametrize("scheme", LATENT_SCHEMES)
 def test_latent_schemes_are_plain_attention(
-    scheme: str, attention: LatentAttention, batch: int, query_tokens: int, cached_tokens: int, tile_graph: Tiling
+    scheme: str, attention: LatentAttention, batch: int, query_tokens: int, cached_tokens: int, tiling: Tiling
 ) -> None:
-    work = workload(attention, batch, query_tokens, cached_tokens)
-    graph = lower(work, scheme)
-    given = random_inputs(lower(work, "mla_absorbed"), cached_tokens)
-    if scheme == "mla_ru":
-        rank = "d" if attention.query_rank is None else "r"
-        given["w_composite"] = np.einsum(f"{rank}hn,chn->h{rank}c", given["w_uq"], given["w_uk"])
-    result = execute(tile(graph, tile_graph), given)["y"]
-    np.testing.assert_allclose(result, plain_latent(work, given), rtol=1e-9, atol=1e-9)
+    for mask in MASKS:
+        work = workload(attention, batch, query_tokens, cached_tokens, mask)
+        given = random_inputs(work, "mla_absorbed")
+        if scheme == "mla_ru":
+            rank = "d" if attention.query_rank is None else "r"
+            given["w_composite"] = np.einsum(f"{rank}hn,chn->h{rank}c", given["w_uq"], given["w_uk"])
+        computed = _computed(work, scheme, tiling, given)
+        np.testing.assert_allclose(computed, plain_latent(work, given), rtol=1e-9, atol=1e-9, err_msg=str(mask))
 
 
-@pytest.mark.parametrize("tile_graph", CUTS, ids=["uncut", "cut", "parts"])
+@pytest.mark.parametrize("tiling", CUTS, ids=["uncut", "cut", "parts"])
 @pytest.mark.parametrize(("batch", "query_tokens", "cached_tokens"), TOKENS)
 @pytest.mark.parametrize(
     "attention",
@@ -194,10 +243,34 @@ def test_latent_schemes_are_plain_attention(
     ],
 )
 def test_grouped_query_is_plain_attention(
-    attention: GroupedQueryAttention, batch: int, query_tokens: int, cached_tokens: int, tile_graph: Tiling
+    attention: GroupedQueryAttention, batch: int, query_tokens: int, cached_tokens: int, tiling: Tiling
 ) -> None:
-    work = workload(attention, batch, query_tokens, cached_tokens)
+    for mask in MASKS:
+        work = workload(attention, batch, query_tokens, cached_tokens, mask)
+        given = random_inputs(work, "mha")
+        computed = _computed(work, "mha", tiling, given)
+        np.testing.assert_allclose(computed, plain_grouped(work, given), rtol=1e-9, atol=1e-9, err_msg=str(mask))
+
+
+@drawn(
+    st.integers(1, 9),
+    st.integers(0, 9),
+    st.sampled_from([CAUSAL, *(Mask(causal=True, window=w, chunk=c) for w in (None, 1, 4) for c in (None, 1, 3, 6))]),
+    st.data(),
+)
+@settings(deadline=None)
+def test_masked_attention_is_plain_attention_however_it_is_cut(
+    query_tokens: int, cached_tokens: int, mask: Mask, data: st.DataObject
+) -> None:
+    """Each operator is cut on its own, so that some chunks are wholly masked for some rows of a tile."""
+    work = workload(grouped(2, 4), 1, query_tokens, cached_tokens, mask)
     graph = lower(work, "mha")
-    given = random_inputs(graph, cached_tokens)
-    result = execute(tile(graph, tile_graph), given)["y"]
-    np.testing.assert_allclose(result, plain_grouped(work, given), rtol=1e-9, atol=1e-9)
+    keys = data.draw(st.integers(1, graph.extents["k"]))
+    sizes = {name: {"q": data.draw(st.integers(1, query_tokens))} for name in ("scores", "softmax", "attend", "merge")}
+    sizes["scores"]["k"] = data.draw(st.integers(1, graph.extents["k"]))
+    sizes["softmax"]["k"] = sizes["attend"]["k"] = keys
+    splits = data.draw(st.integers(1, min(4, graph.extents["k"])))
+    tiling = replace(UNCUT, sizes=sizes, kv_splits={"attention": splits})
+    given = random_inputs(work, "mha")
+    computed = _computed(work, "mha", tiling, given)
+    np.testing.assert_allclose(computed, plain_grouped(work, given), rtol=1e-9, atol=1e-9)

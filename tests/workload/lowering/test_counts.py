@@ -14,7 +14,7 @@ from stream_mla.frontends.catalog import load_model
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.lowering.mha_baselines import parameters, same_dimensions, same_parameters
 from stream_mla.workload.operator_graph import Kind, Operand, Operator, OperatorGraph, Role, Tensor, gemm_indices
-from stream_mla.workload.spec import GroupedQueryAttention, Precision, Workload
+from stream_mla.workload.spec import CAUSAL, NO_MASK, GroupedQueryAttention, Mask, Precision, Workload
 from tests.helpers import grouped, latent, workload
 
 CONTEXTS = [1, 63, 1024, 3951, 131072]
@@ -33,7 +33,12 @@ def letter_graph(variant: str, query_tokens: int, cached_tokens: int) -> Operato
     is_mha = variant.startswith("mha")
     model = load_model(variant if is_mha else "deepseek_v3_letter")
     step = Workload(
-        model=model, batch=1, query_tokens=query_tokens, cached_tokens=cached_tokens, precision=model.precision
+        model=model,
+        batch=1,
+        query_tokens=query_tokens,
+        cached_tokens=cached_tokens,
+        precision=model.precision,
+        mask=model.mask,
     )
     return lower(step, "mha" if is_mha else variant)
 
@@ -105,6 +110,45 @@ def test_operational_intensity_is_that_of_figure_4(variant: str, query_tokens: i
 
     assert graph.operational_intensity_macs_per_byte == graph.total_macs / dram_bytes(graph)
     assert isclose(graph.operational_intensity_macs_per_byte, intensity, rel_tol=5e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 4096])
+def test_causal_prefill_has_the_macs_of_a_triangle(tokens: int) -> None:
+    model = load_model("llama_3_8b")
+    step = Workload(model=model, batch=2, query_tokens=tokens, cached_tokens=0, precision=model.precision, mask=CAUSAL)
+    graph = lower(step, "mha")
+
+    # query i attends to i + 1 keys: n (n + 1) / 2 pairs, of 32 heads of 128, for scores and for the context
+    macs = {operator.name: graph.macs(operator) for operator in graph.operators}
+    assert macs["scores"] == macs["attend"] == 2 * 32 * 128 * tokens * (tokens + 1) // 2
+    # what does not depend on pairs is as without a mask
+    plain = lower(replace(step, mask=NO_MASK), "mha")
+    assert graph.total_macs == plain.total_macs - 2 * 2 * 32 * 128 * tokens * (tokens - 1) // 2
+    assert (graph.dram_read_bits, graph.dram_write_bits) == (plain.dram_read_bits, plain.dram_write_bits)
+
+
+@pytest.mark.parametrize(
+    ("mask", "rows"),
+    [
+        (CAUSAL, 32_769),
+        (Mask(causal=True, window=128), 128),  # 127 cached ones and its own
+        (Mask(causal=True, window=100_000), 32_769),
+        (Mask(causal=True, chunk=8192), 1),  # position 32,768 starts a chunk
+        (Mask(causal=True, chunk=5000), 2769),  # position 30,000 does, and 32,768 is the last
+        (Mask(causal=True, window=500, chunk=5000), 500),
+    ],
+)
+def test_decode_reads_the_rows_that_its_query_attends_to(mask: Mask, rows: int) -> None:
+    model = load_model("llama_3_8b")
+    step = Workload(model=model, batch=1, query_tokens=1, cached_tokens=32_768, precision=model.precision, mask=mask)
+    graph = lower(step, "mha")
+
+    # keys and values: 8 heads of 128 elements of 16 bit each
+    assert graph.bits_by_role()[Role.CACHE] == rows * 2 * 8 * 128 * 16
+    assert graph.extents["k"] == rows
+    # what is left is seen by the query: nothing is masked any more, and no operator knows of a mask
+    assert all(operator.mask is None for operator in graph.operators)
+    assert next(o for o in graph.operators if o.name == "query_rope").first_position == 32_768
 
 
 def test_parameters_are_table_1() -> None:
