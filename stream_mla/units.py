@@ -212,7 +212,7 @@ def with_prefix(value: float, unit: str) -> str:
     """Write a number with four digits and an SI prefix, as `474.0 us`."""
     scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
     scale, prefix = next((entry for entry in scales if value >= 0.99995 * entry[0]), scales[-1])
-    if value == 0 or (scale < 1 and unit != "s"):
+    if value == 0 or (scale < 1 and unit not in ("s", "J")):
         scale, prefix = 1.0, ""
     return f"{digits(value / scale)} {prefix}{unit}".rstrip()
 

@@ -167,7 +167,8 @@ def _row(point: "Point", start: "Stored | None", rows: Rows, name: str, argument
         except Interrupted as interrupt:
             outcome, interrupted = interrupt.outcome, True
     rows.add(outcome.result)
-    print(f"{name}: {row_done(outcome.result)}, {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():  # there, the line that is overwritten has said it
+        print(f"{name}: {row_done(outcome.result)}, {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     if folder is not None:
         store.save(folder, point, outcome)
     if interrupted:

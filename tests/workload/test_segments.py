@@ -20,7 +20,7 @@ from stream_mla.mapping.tiling.interpreter import execute
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
 from stream_mla.results import store
-from stream_mla.results.render import tables
+from stream_mla.results.render import comparison
 from stream_mla.results.result import Status
 from stream_mla.schedule.checker import violations
 from stream_mla.solvers.budget import Budget
@@ -182,11 +182,11 @@ def test_the_result_is_the_sum_of_checked_passes(few: Point, tmp_path: Path) -> 
     assert stored.result == result
     again = store.rebuilt(stored, few)
     assert [candidate.latency_cycles for candidate in again] == [entry.latency_cycles for entry in result.passes]
-    told = " ".join(tables.table(few, [result]).split())
+    told = " ".join(comparison.table_of([few], [result], wide=True).split())
     first, second, _ = (f"{entry.latency_cycles:,} cycles" for entry in result.passes)
     assert (
-        "mla_absorbed has too many tiles to be scheduled as a whole. It runs in passes, one after the other, and its "
-        f"gap is that of schedules in these passes: kv_latent to key_rope {first}; "
+        "mla_absorbed has too many tiles to be scheduled as a whole. It runs in segments, one after the other, and its "
+        f"gap is that of schedules in these segments: kv_latent to key_rope {first}; "
         f"query to head_out 8 times with h=2 each, {second}; out 2 times with q=128 each"
     ) in told
 

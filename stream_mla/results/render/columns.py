@@ -86,7 +86,7 @@ COLUMNS = {
         Column(name="scheme", text=lambda row: row.scheme, width=14, left=True),
         Column(name="cycles", text=lambda row: f"{row.latency_cycles:,}", width=13),
         Column(name="latency", text=lambda row: with_prefix(row.latency_s, "s"), width=8),
-        Column(name="energy", text=lambda row: f"{digits(row.energy_pj / 1e9)} mJ", width=8),
+        Column(name="energy", text=lambda row: with_prefix(row.energy_pj * 1e-12, "J"), width=8),
         Column(name="energy split", text=_energy_split, width=34, left=True),
         Column(name="DRAM", text=lambda row: with_prefix(moved_bytes(row), "B"), width=8),
         Column(name="x min", text=_traffic, width=5),

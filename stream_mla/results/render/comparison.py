@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stream_mla.mapping.policy import POLICIES
@@ -195,7 +195,8 @@ def table(
     subject: Subject, rows: Sequence[Row], names: Sequence[str] = (), *, width: int = NO_TERMINAL, wide: bool = False
 ) -> str:
     """Return a whole table."""
-    shown = comparison(subject, names, width=width, wide=wide)
+    labels = dict.fromkeys((*subject.labels, *(label(row.model, row.scheme, subject.model) for row in rows)))
+    shown = comparison(replace(subject, labels=tuple(labels)), names, width=width, wide=wide)
     lines = [shown.heading(), *(shown.line(row) for row in rows), "", shown.footing(rows)]
     return "\n".join(lines).rstrip()
 

@@ -17,14 +17,17 @@ PREFIX_BYTES = 1
 
 
 def footing(results: Sequence[Result], name: Name) -> Iterator[str]:
-    """Yield at most three lines: what a gap is, which row is ahead, and what binds it; then what is left out."""
-    yield f"gap: what a better schedule of the same tiling could save at most{_of_segments(results, name)}."
-    cut_short = [name(row) for row in results if row.status == "interrupted"]
+    """Yield at most three lines: what a gap is, which row is ahead, and what is left out of the model."""
+    notes, cut_short = left_out(results), [name(row) for row in results if row.status == "interrupted"]
+    if not notes or len(results) == 1:
+        yield f"gap: what a better schedule of the same tiling could save at most{_of_segments(results, name)}."
     if cut_short:
         yield f"interrupted: {', '.join(cut_short)}; longer searches may find more."
     elif len(results) > 1:
-        yield _ahead(results, name)
-    yield from left_out(results) or (_relief(min(results, key=lambda row: row.latency_s), name),)
+        yield from _ahead(results, name)
+    else:
+        yield _relief(results[0], name)
+    yield from notes
 
 
 def _of_segments(results: Sequence[Result], name: Name) -> str:
@@ -33,13 +36,13 @@ def _of_segments(results: Sequence[Result], name: Name) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
-def _ahead(results: Sequence[Result], name: Name) -> str:
-    """Say which row is fastest and which takes least energy, as far as the gaps allow."""
+def _ahead(results: Sequence[Result], name: Name) -> Iterator[str]:
+    """Yield which row is fastest and which takes least energy, as far as the gaps allow."""
     fastest = _best(results, lambda row: row.latency_s, lambda row: row.latency_gap)
     thriftiest = _best(results, lambda row: row.energy_pj, lambda row: row.energy_gap)
-    times = _against(results, fastest[0], lambda row: row.latency_s)
-    energies = _against(results, thriftiest[0], lambda row: row.energy_pj)
-    return f"fastest{_named(fastest, name)}{times}; least energy{_named(thriftiest, name)}{energies}."
+    yield f"fastest: {_named(fastest, name)}{_against(results, fastest[0], lambda row: row.latency_s, 'faster')}."
+    less = _against(results, thriftiest[0], lambda row: row.energy_pj, "less")
+    yield f"least energy: {_named(thriftiest, name)}{less}."
 
 
 def _best(results: Sequence[Result], value: Callable[[Result], float], gap: Callable[[Result], float]) -> list[Result]:
@@ -49,17 +52,18 @@ def _best(results: Sequence[Result], value: Callable[[Result], float], gap: Call
 
 
 def _named(rows: Sequence[Result], name: Name) -> str:
-    return f" within the gaps: {', '.join(map(name, rows))}" if len(rows) > 1 else f": {name(rows[0])}"
+    """Name the best row, with those that may be as good."""
+    return ", ".join(map(name, rows)) + (" within the gaps" if len(rows) > 1 else "")
 
 
-def _against(results: Sequence[Result], best: Result, value: Callable[[Result], float]) -> str:
+def _against(results: Sequence[Result], best: Result, value: Callable[[Result], float], how: str) -> str:
     """Compare the best row with MHA of the same inner dimensions, or else with the worst row, on its machine."""
     beside = [row for row in results if row.accelerator == best.accelerator]
     reference = next((row for row in beside if row.model == REFERENCE), max(beside, key=value))
     if reference is best:
         return ""
     other = reference.model if reference.model == REFERENCE else reference.scheme
-    return f" ({value(reference) / value(best):.2f}x under {other})"
+    return f"; {value(reference) / value(best):.2f}x {how} than {other}"
 
 
 def _relief(row: Result, name: Name) -> str:
@@ -82,7 +86,7 @@ def left_out(results: Sequence[Result]) -> list[str]:
 
 def wide_notes(results: Sequence[Result], name: Name) -> Iterator[str]:
     """Yield what a wide table says beyond that."""
-    if left_out(results):
+    if len(results) > 1:
         yield _relief(min(results, key=lambda row: row.latency_s), name)
     yield "bound by: what is busy for the largest share of the latency; to ideal: how far from what no tiling can beat."
     again = [f"{name(row)} {extra}" for row in results if (extra := _extra_traffic(row))]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from stream_mla.results.render.comparison import label, subject_of
+from stream_mla.results.render.notes import left_out
 from stream_mla.results.result import Result, Row
 from stream_mla.units import digits, with_prefix
 
@@ -52,6 +53,7 @@ def front_table(point: "Point", rows: Sequence[Result]) -> str:
         "gap: by how much the energy of this tiling could be less.",
         WIDTH,
     )
+    notes += [line for note in left_out(rows) for line in textwrap.wrap(note, WIDTH)]
     return "\n".join([*subject.title[:-1], "latency against energy", "", *_ruled(_FRONT_COLUMNS, lines), "", *notes])
 
 

@@ -10,6 +10,9 @@ from stream_mla.errors import InfeasibleError
 from stream_mla.frontends.catalog import load_accelerator, load_model
 from stream_mla.frontends.huggingface.reader import model_of
 from stream_mla.hardware.core_cost import Objective
+from stream_mla.mapping.policy import POLICIES
+from stream_mla.results.render.columns import COLUMNS
+from stream_mla.results.render.comparison import subject_of, table, table_of
 from stream_mla.results.render.descriptions import (
     accelerator_facts,
     accelerator_line,
@@ -20,8 +23,9 @@ from stream_mla.results.render.descriptions import (
     peak_macs,
     with_prefix,
 )
-from stream_mla.results.render.tables import WIDTH, as_json, failure, front_table, left_out, table
-from stream_mla.results.result import Result, Status
+from stream_mla.results.render.notes import left_out
+from stream_mla.results.render.tables import as_json, front_table
+from stream_mla.results.result import Result, Status, failure
 from stream_mla.workload.lowering.mha_baselines import parameters
 from stream_mla.workload.spec import Precision, Workload
 from tests.helpers import point_of
@@ -114,33 +118,60 @@ LARGE = replace(
     scheduler="greedy",
     solve_s=0.0,
 )
-FAILED = failure(replace(POINT, scheme="mla_ru"), "infeasible", InfeasibleError("too large"), ["--batch 1 (now 2)"])
+FAILED = failure(replace(POINT, scheme="mla_ru"), "infeasible", InfeasibleError("too large"), ("--batch 1 (now 2)",))
 
 
 def test_table_of_a_comparison(golden: Callable[[str], None]):
-    # x min: 200 MB / 190 MB = 1.05; fastest 1.5 ms / 0.5 ms = 3.00; mha_large itself uses least energy
-    golden(table(POINT, [RESULT, FAILED, LARGE]) + "\n")
+    # fastest 1.5 ms / 0.5 ms = 3.00; mha_large itself uses least energy
+    golden(table_of([POINT], [RESULT, FAILED, LARGE]) + "\n")
 
 
 def test_table_of_a_prefill_for_energy(golden: Callable[[str], None]):
     workload = replace(POINT.workload, query_tokens=4096, cached_tokens=0)
     point = replace(POINT, workload=workload, objective=Objective.ENERGY)
     rows = [replace(RESULT, dram_write_bytes=3.5e6), replace(RESULT, scheme="mla_ru", latency_s=6e-4)]
-    golden(table(point, rows) + "\n")  # without mha_large, the worst row is the measure: 6e-4 / 5e-4 = 1.20
+    golden(table_of([point], rows) + "\n")  # without mha_large, the worst row is the measure: 6e-4 / 5e-4 = 1.20
 
 
-def test_table_says_where_rows_differ_in_bound_and_cache_reads():
-    rows = [RESULT, replace(RESULT, scheme="mla_ru", cache_reads=2.0, binding_bound="critical path")]
-    lines = table(replace(POINT, objective=Objective.ENERGY, latency_cap_cycles=600_000), rows).splitlines()
-    assert lines[1].endswith("; scheduled for energy within 600,000 cycles")
-    assert " ".join(lines[9:11]) == (
-        "gap: how far the schedule can be from the best of its tiling, (energy - lower bound) / energy; bottleneck: "
-        "what is busy for the largest share of the latency; what bounds it from below is the same, but for mla_ru "
-        "critical path."
+def test_wide_table_of_two_machines(golden: Callable[[str], None]):
+    # x min: 200 MB / 190 MB = 1.05; to ideal: 1 - 475 / 500 = 5 %; tokens/s: 2 requests / 0.5 ms = 4,000
+    points = [POINT, replace(POINT, accelerator=replace(POINT.accelerator, name="other"))]
+    rows = [RESULT, replace(RESULT, accelerator="other", cache_reads=2.0)]
+    golden(table(subject_of(points), rows, wide=True) + "\n")
+
+
+def test_title_names_the_cap_and_the_decisions_that_are_taken():
+    point = replace(POINT, objective=Objective.ENERGY, latency_cap_cycles=600_000, policy=POLICIES["letter"])
+    lines = table_of([point], [RESULT]).splitlines()
+    assert " ".join(lines[2:4]) == (
+        "weights 8, cache 16, activations 16 bit; scheduled for energy within 600,000 cycles"
     )
-    assert "The cache is read: mla_rc once, mla_ru twice." in lines
-    (line,) = [line for line in table(POINT, [replace(RESULT, cache_reads=16.5)]).splitlines() if "cache is" in line]
-    assert line == "The cache is read 16.50 times."
+    assert lines[4].startswith("fusion ")
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [
+        # the slower row may come down to 0.55 ms x (1 - gap): 0.506 ms is more than 0.5 ms, 0.495 ms is less
+        (0.08, "fastest: mla_rc; 1.10x faster than mla_ru."),
+        (0.10, "fastest: mla_rc, mla_ru within the gaps; 1.10x faster than mla_ru."),
+    ],
+)
+def test_fastest_is_said_where_the_lead_is_more_than_the_gaps(gap: float, said: str):
+    slower = replace(RESULT, scheme="mla_ru", latency_s=5.5e-4, latency_gap=gap)
+    assert said in table_of([POINT], [RESULT, slower]).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("cycles", "status", "said"),
+    [
+        (475_000, Status.OPTIMAL, "all tilings"),  # as many as no tiling can beat
+        (495_000, Status.OPTIMAL, "this tiling"),
+        (500_000, Status.FEASIBLE, "feasible"),
+    ],
+)
+def test_optimal_is_said_of_what_is_proven(cycles: int, status: Status, said: str):
+    assert COLUMNS["proven"].text(replace(RESULT, latency_cycles=cycles, status=status)) == said
 
 
 def test_table_of_fronts(golden: Callable[[str], None]):
@@ -154,26 +185,17 @@ def test_table_of_fronts(golden: Callable[[str], None]):
     golden(front_table(POINT, rows) + "\n")
 
 
-def test_table_keeps_to_its_width():
+@pytest.mark.parametrize("machines", [["h100"], ["h100", "tpu_like_quad_core_as_stream_computes"]])
+def test_table_keeps_to_its_width(machines: list[str]):
+    points = [replace(POINT, accelerator=load_accelerator(name)) for name in machines]
     wide = replace(
-        RESULT,
-        latency_cycles=9_999_999_999,
-        energy_pj=9.9999e14,
-        dram_read_bytes=9.9999e11,
-        binding_bound="a link with a very long name",
-        bottleneck="another link with a very long name",
-        bottleneck_share=1.0,
-        gap=0.9999,
-        tiles=99_999,
-        cores_used=132,
-        solve_s=599.9,
+        RESULT, latency_s=599.9, energy_pj=9.9999e14, dram_read_bytes=9.9999e11, bottleneck="a long link name"
     )
-    cores = load_accelerator("h100")
-    lines = table(
-        replace(POINT, accelerator=cores), [wide, replace(wide, model="mha_scaled", scheme="mha")]
-    ).splitlines()
-    assert max(map(len, lines)) <= WIDTH
-    assert "another lin.. 100.0 99.99" in lines[6]
+    rows = [replace(wide, accelerator=name, model="mha_scaled", scheme="mha", gap=0.9999) for name in machines]
+    lines = table_of(points, rows).splitlines()
+    assert max(map(len, lines)) <= 80
+    if len(machines) > 1:
+        assert lines[-4].startswith("tpu_like_..  mha_sc..  599.9 s   999.9 J")
 
 
 def test_rows_without_schedule_keep_their_reason():
@@ -187,6 +209,8 @@ def test_rows_without_schedule_keep_their_reason():
         "status": "infeasible",
         "error": "too large",
         "fits_with": ["--batch 1 (now 2)"],
+        "point_sha256": replace(POINT, scheme="mla_ru").sha256,
+        "notes": [],
     }
 
 
@@ -261,10 +285,10 @@ def test_facts_of_a_model_with_kinds_of_layers():
 def test_what_is_left_out_is_said_once_under_the_table():
     notes = ("soft capping left out", "norms left out")
     rows = [replace(RESULT, notes=notes), replace(RESULT, notes=notes[:1])]
-    said = "Of the model: soft capping left out; norms left out."
-    assert list(left_out(rows)) == [said]
-    assert list(left_out([RESULT])) == []
-    assert table(POINT, rows).splitlines()[-1] == said
+    said = "note: soft capping left out; norms left out."
+    assert left_out(rows) == [said]
+    assert left_out([RESULT]) == []
+    assert table_of([POINT], rows).splitlines()[-1] == said
     assert front_table(POINT, rows).splitlines()[-1] == said
     assert json.loads(as_json(rows))[1]["notes"] == ["soft capping left out"]
 

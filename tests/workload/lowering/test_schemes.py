@@ -7,7 +7,7 @@ import pytest
 
 from stream_mla import SCHEMES, Point, Workload, evaluate, load_model, lower, register_scheme
 from stream_mla.results import store
-from stream_mla.results.render.tables import table
+from stream_mla.results.render.comparison import table_of
 from stream_mla.schedule.checker import violations
 from stream_mla.workload.lowering.graph_builder import GraphBuilder
 from stream_mla.workload.operator_graph import OperatorGraph, Role
@@ -59,7 +59,7 @@ def test_a_scheme_from_outside_is_scheduled_shown_and_stored(tmp_path: Path):
     # W_q and W_o, 4096 x 4096 each; 64 keys of 8 groups of 128, once for the scores of 4 heads each and once for values
     assert outcome.result.macs == 2 * 4096 * 4096 + 2 * 64 * 32 * 128
     assert violations(outcome.problem, outcome.schedule) == []
-    assert "\ncross  " in table(point, [outcome.result])
+    assert "\ncross  " in table_of([point], [outcome.result])
     stored = store.load(store.save(tmp_path, point, outcome))
     (again,) = store.rebuilt(stored, point)
     assert (stored.result, again.schedule) == (outcome.result, outcome.schedule)
