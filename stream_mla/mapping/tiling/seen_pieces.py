@@ -66,7 +66,7 @@ class SeenPieces:
         return int((self._key_ends[last] - self._key_starts[first]).sum())
 
     def splits_over(self, lows: Positions, highs: Positions) -> Positions:
-        """Return the splits of the keys that the pieces of the queries attend to into which each [low, high) reaches."""
+        """Return the splits of the keys that queries attend to, for each [low, high), widened to whole pieces."""
         first, last = self._over(lows, highs)
         return self._split[last] - self._split[first] + 1
 
