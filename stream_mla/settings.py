@@ -8,11 +8,9 @@ The command line wants the defaults before it knows whether it computes anything
 graphs) is imported where it is used.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stream_mla.errors import SpecError
@@ -20,16 +18,13 @@ from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 from stream_mla.units import SECONDS, parse
+from stream_mla.value_reader import ValueReader, nearest
 from stream_mla.workload.spec import CAUSAL, MASKS, NO_MASK, Mask, Model, Workload
 
 if TYPE_CHECKING:
     from stream_mla.workload.operator_graph import OperatorGraph
 
 _Loaded = TypeVar("_Loaded", Model, Accelerator)
-_Choice = TypeVar("_Choice", bound=StrEnum)
-
-LARGEST = 2**31 - 1
-"""Largest whole number that a setting may be: what the solver takes as a seed, and more than any sensible count."""
 
 LARGEST_CAP = 2**62
 """Largest latency cap in cycles: times are 64-bit integers in the solver, and a sum of two must be one as well."""
@@ -172,13 +167,6 @@ WHERE = "Point.of"
 """Where a message says that the settings stand."""
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return advice on a name that is not known: the nearest known one, or all."""
-    known = list(known)
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
-    return f"did you mean {found[0]}?" if found else f"use one of {', '.join(known)}"
-
-
 def unknown_sizes(graphs: Sequence["OperatorGraph"], given: Iterable[str]) -> str | None:
     """Return what is wrong with the names of sizes set by hand, or None where some graph has each of them."""
     from stream_mla.workload.operator_graph import COUNTERS
@@ -194,16 +182,8 @@ def unknown_sizes(graphs: Sequence["OperatorGraph"], given: Iterable[str]) -> st
     return f"no operator has an index {' or '.join(unknown)}: use {', '.join(known)}"
 
 
-class _Reader:
-    """Reads one setting after the other and notes what is wrong; a wrong value is read as some right one."""
-
-    def __init__(self, spell: Callable[[str], str]) -> None:
-        self.spell = spell
-        self.found: list[tuple[str, str]] = []
-
-    def note(self, name: str, problem: str) -> None:
-        """Note a problem of a setting."""
-        self.found.append((name, problem))
+class _Reader(ValueReader):
+    """Reads one setting after the other."""
 
     def done(self) -> None:
         """Raise everything that is wrong, if anything is."""
@@ -224,58 +204,6 @@ class _Reader:
                 self.note(name, f"{error.where}: {problem}")
             return None
 
-    def whole(self, name: str, given: object, least: int) -> int:
-        """Return a count from `least` to LARGEST."""
-        if not isinstance(given, int) or isinstance(given, bool):
-            self.note(name, f"expected a whole number, got {given!r:.60}")
-        elif not least <= given <= LARGEST:
-            self.note(name, f"must be from {least} to {LARGEST}, got {given}")
-        else:
-            return given
-        return least
-
-    def flag(self, name: str, given: object) -> bool:
-        """Return a truth value."""
-        if not isinstance(given, bool):
-            self.note(name, f"expected True or False, got {given!r:.60}")
-            return False
-        return given
-
-    def number(self, name: str, given: object, expected: str) -> float | None:
-        """Return a number, or None after noting that there is none."""
-        if isinstance(given, int | float) and not isinstance(given, bool):
-            return float(given)
-        self.note(name, f"expected {expected}, got {given!r:.60}")
-        return None
-
-    def share(self, name: str, given: object) -> float:
-        """Return a share of the whole."""
-        number = self.number(name, given, "a share, such as 0.001")
-        if number is not None and not 0 <= number < 1:
-            self.note(name, f"must be at least 0 and less than 1, got {given}")
-        return number or 0.0
-
-    def seconds(self, name: str, given: object) -> float:
-        """Return a time in seconds: a number, or a text with a unit."""
-        if isinstance(given, str):
-            try:
-                given = float(parse(given, SECONDS))
-            except ValueError as error:
-                self.note(name, f"expected seconds, or a time such as '500 ms': {error}")
-                return 0.0
-        number = self.number(name, given, "a number of seconds")
-        if number is not None and not 0 <= number <= LARGEST:
-            self.note(name, f"must be from 0 to {LARGEST} seconds, got {given}")
-        return number or 0.0
-
-    def member(self, name: str, given: object, kind: type[_Choice]) -> _Choice:
-        """Return a member of an enumeration by its value; the first one after noting a problem."""
-        values = [str(member) for member in kind]
-        if isinstance(given, str) and given in values:
-            return kind(given)
-        self.note(name, f"no such choice: {given!r:.60}: {nearest(given, values)}")
-        return next(iter(kind))
-
     def bits(self, given: object) -> dict[str, int]:
         """Return bits per kind of tensor."""
         if given is None:
@@ -286,14 +214,6 @@ class _Reader:
         if unknown := [name for name in found if name not in TENSORS]:
             self.note("bits", f"no such tensor: {', '.join(unknown)}: use {', '.join(TENSORS)}")
         return found
-
-    def sizes(self, name: str, given: object) -> dict[str, int]:
-        """Return whole numbers by name."""
-        if not isinstance(given, Mapping):
-            self.note(name, f"expected a mapping of names to whole numbers, got {given!r:.60}")
-            return {}
-        entries = cast("Mapping[object, object]", given)
-        return {str(key): self.whole(f"{name}[{key!r:.40}]", size, 1) for key, size in entries.items()}
 
     def mask(self, settings: Settings, model: Model | None) -> Mask:
         """Return the mask that is set, else none under the letter's policy, else that of the model; with the window."""

@@ -1,7 +1,7 @@
 """Graphs that are not one attention layer: products, gated feed-forward networks, and layers one after the other."""
 
-import importlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.point import Point
 from stream_mla.results.outcome import Outcome
 from stream_mla.schedule.checker import violations
+from stream_mla.solvers.budget import Budget
 from stream_mla.workload.lowering.attention import lower
 from stream_mla.workload.lowering.ffn import gated_ffn, gemm
 from stream_mla.workload.lowering.sequence import in_sequence
@@ -170,9 +171,9 @@ def test_policies_hold_for_any_graph(policy: str) -> None:
         _checked(point_of(workload(grouped()), two, "graph", policy=POLICIES[policy], gap_limit=0.05), make())
 
 
-def _with_few_tiles(monkeypatch: pytest.MonkeyPatch, most: int, segment: int) -> None:
-    monkeypatch.setattr(importlib.import_module("stream_mla.solvers.tiling_search"), "MOST_TILES", most)
-    monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "PASS_TILES", segment)
+def _with_few_tiles(point: Point, most: int, segment: int) -> Budget:
+    """Return the budget under which a tiling has `most` tiles at most, and a segment about `segment`."""
+    return replace(Budget.of(point), max_tiles=most, segment_tiles=segment)
 
 
 def _tall_gemm() -> OperatorGraph:
@@ -181,30 +182,28 @@ def _tall_gemm() -> OperatorGraph:
 
 
 @pytest.mark.parametrize("make", [_tall_gemm, _ffn, _latent_layers, _grouped_layers, _block])
-def test_graphs_with_too_many_tiles_run_in_segments(
-    make: Callable[[], OperatorGraph], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_graphs_with_too_many_tiles_run_in_segments(make: Callable[[], OperatorGraph]) -> None:
     graph = make()
     small = machine(core_type(sram_bits=16_000), core_type(sram_bits=16_000))
     point = point_of(workload(grouped()), small, "graph", gap_limit=0.05)
     fewest = min(tile_count(graph, tiling) for tiling in candidate_tilings(graph, small, {}, point.policy))
-    _with_few_tiles(monkeypatch, fewest - 1, fewest // 3)
-    outcome = evaluate_graph(point, graph)
+    outcome = evaluate_graph(point, graph, budget=_with_few_tiles(point, fewest - 1, fewest // 3))
     result = outcome.result
     assert sum(entry.part.times for entry in outcome.segments) > 1
-    assert result.macs == graph.total_macs == sum(e.part.times * e.part.graph.total_macs for e in outcome.segments)
+    assert result.macs == sum(e.part.times * e.outcome.result.macs for e in outcome.segments)
+    assert graph.total_macs == sum(e.part.times * e.part.graph.total_macs for e in outcome.segments) <= result.macs
     assert result.latency_cycles == sum(p.times * p.latency_cycles for p in result.passes) > result.ideal_cycles
     for entry in outcome.segments:
         assert violations(entry.outcome.problem, entry.outcome.schedule) == []
 
 
-def test_what_segments_cannot_make_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_segments_cannot_make_small_is_refused() -> None:
     """One token, whose results lie along no index that both products make: there is nothing to cut."""
-    _with_few_tiles(monkeypatch, 10, 5)
     small = machine(core_type(sram_bits=8000), core_type(sram_bits=8000))
     graph = in_sequence(first=gemm(BYTES, m=1, n=96, k=160), second=gemm(BYTES, m=1, n=48, k=96))
+    point = point_of(workload(grouped()), small, "graph")
     with pytest.raises(TooManyTilesError) as caught:
-        evaluate_graph(point_of(workload(grouped()), small, "graph"), graph)
+        evaluate_graph(point, graph, budget=_with_few_tiles(point, 10, 5))
     assert str(caught.value).startswith(
         "first.gemm to second.gemm, which nothing cuts, has too many tiles even as a segment: none of "
     )

@@ -6,8 +6,10 @@ Each config holds the fields of a published family that matter; the arithmetic o
 import pytest
 
 from stream_mla.errors import SpecError
+from stream_mla.evaluation import evaluate
 from stream_mla.frontends.huggingface import key_table
 from stream_mla.frontends.huggingface.reader import model_of
+from stream_mla.point import Point
 from stream_mla.workload.lowering.mha_baselines import parameters
 from stream_mla.workload.spec import CAUSAL, NO_MASK, GroupedQueryAttention, LatentAttention, Mask, Model
 
@@ -311,6 +313,18 @@ def test_a_window_on_all_layers() -> None:
     assert (model.layers, model.layer_kinds) == (32, ())
     assert model.mask == Mask(causal=True, window=128)
     assert model.notes == ("sliding_window 128: no query sees more keys, in all 32 layers",)
+
+
+def test_a_window_is_what_a_step_reads() -> None:
+    """Of 32,769 keys, one token attends to 128, its own among them: 128 rows of 2 x 8 x 128 elements of 16 bit."""
+    model = read(LLAMA | {"model_type": "mistral", "sliding_window": 128})
+    result = evaluate(Point.of(model, "flat_cloud", context=32768, time_limit=0)).result
+    assert (result.mask, result.window) == ("causal", 128)
+    # weights: 4096 x (32 + 8 + 8) x 128 and 32 x 128 x 4096; scores and context: 32 heads x 128 keys x 128, twice
+    weights, attended = 4096 * 48 * 128 + 32 * 128 * 4096, 2 * 32 * 128 * 128
+    assert result.macs == weights + attended
+    # with the input of 4,096
+    assert result.dram_read_bytes == 2 * (weights + 128 * 2 * 8 * 128 + 4096)
 
 
 WINDOWS: dict[str, tuple[Config, dict[str, tuple[int, Mask]]]] = {

@@ -16,7 +16,7 @@ from stream_mla.mapping.planning.analytical_model import IN_FLIGHT, CandidateSiz
 from stream_mla.mapping.planning.attention_group import AttentionGroup, AttentionShape, attention_shape
 from stream_mla.mapping.planning.candidate_sizes import Cuts, Numbers, combine
 from stream_mla.mapping.planning.operator_tiling import chosen_sizes
-from stream_mla.mapping.planning.seen_keys import SeenKeys, seen_keys
+from stream_mla.mapping.tiling.seen_pieces import SeenKeys, seen_keys
 from stream_mla.mapping.tiling.tile_work import OPERATIONS_PER_ELEMENT
 from stream_mla.workload.operator_graph import Kind, Operator, OperatorGraph
 from stream_mla.workload.split_k import KV_SPLITS

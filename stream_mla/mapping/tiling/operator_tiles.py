@@ -9,6 +9,7 @@ from stream_mla.hardware.work import Gemm, VectorWork
 from stream_mla.mapping.tiling.grid import Grid, Interval, key_pieces, pieces
 from stream_mla.mapping.tiling.seen_pieces import seen_splits, widened
 from stream_mla.mapping.tiling.tile_work import Box, gemm_work, vector_work
+from stream_mla.workload.key_mask import KeyMask
 from stream_mla.workload.operator_graph import (
     CONTRACTIONS,
     COUNTERS,
@@ -78,9 +79,9 @@ class _SeenKeys:
     """What a mask leaves of the boxes of an operator."""
 
     def __init__(
-        self, graph: OperatorGraph, operator: Operator, indices: Sequence[str], splits: int, merged_size: int | None
+        self, graph: OperatorGraph, mask: KeyMask, indices: Sequence[str], splits: int, merged_size: int | None
     ) -> None:
-        self.mask, self.splits, self.merged_size = operator.mask, splits, merged_size
+        self.mask, self.splits, self.merged_size = mask, splits, merged_size
         self.queries, self.keys = graph.extents["q"], graph.extents["k"]
         self.places = [indices.index(i) if i in indices else -1 for i in ("q", "k", "s")]
         self.known: dict[Interval, Interval] = {}
@@ -88,8 +89,6 @@ class _SeenKeys:
 
     def of(self, values: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
         """Return a box, of a merge with those splits only that have keys; None where a mask hides all of it."""
-        if self.mask is None:
-            return values
         queries, keys, split = self.places
         piece = values[queries]
         if piece not in self.known:
@@ -101,7 +100,6 @@ class _SeenKeys:
 
     def _splits(self, piece: Interval) -> Interval:
         """Return the splits of the keys that a merge over a piece of the queries has."""
-        assert self.mask is not None
         return seen_splits(
             self.mask, widened(piece, self.merged_size or self.queries, self.queries), self.keys, self.splits
         )
@@ -127,10 +125,11 @@ class Boxes:
         self.labels: list[str] = []
         self.values: list[tuple[Interval, ...]] = []
         """Of each tile: an interval of each of `indices`."""
-        seen = _SeenKeys(graph, operator, self.indices, splits, merged_size)
+        mask = operator.mask
+        seen = None if mask is None else _SeenKeys(graph, mask, self.indices, splits, merged_size)
         for combination in product(*choices.values()):
-            values = seen.of(tuple([interval for choice in combination for interval in choice.values]))
-            if values is None:
+            values = tuple([interval for choice in combination for interval in choice.values])
+            if seen is not None and (values := seen.of(values)) is None:
                 continue
             where = ",".join([choice.label for choice in combination if choice.label])
             self.labels.append(f"{operator.name}[{where}]" if where else operator.name)

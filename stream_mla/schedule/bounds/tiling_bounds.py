@@ -253,17 +253,17 @@ def _tied_elements(
     graph: OperatorGraph, tiling: Tiling, operator: Operator, operand: Operand, apart: Mapping[str, Sequence[int]]
 ) -> int:
     """Return the same, along the indices of queries and keys that a mask ties to each other."""
-    queries, keys, parts = (index in operand.indices for index in ("q", "k", "s"))
+    queries, keys, splits = (index in operand.indices for index in ("q", "k", "s"))
     seen = operator_seen(graph, operator, tiling) or _maker_seen(graph, tiling, operator.inputs[0].tensor)
     if queries and keys:
         return _pairs(graph, tiling, operator, operand, seen)
     if queries:
-        return int((seen.query_lengths * seen.splits).sum()) if parts or "k" in apart else graph.extents["q"]
+        return int((seen.query_lengths * seen.splits).sum()) if splits or "k" in apart else graph.extents["q"]
     starts = np.array(apart.get("q", [0]))
     if keys:
         return seen.keys_over(starts)
     ends = np.append(starts[1:], graph.extents["q"])
-    return int(seen.splits_over(starts, ends).sum()) if parts or "k" in apart else len(starts)
+    return int(seen.splits_over(starts, ends).sum()) if splits or "k" in apart else len(starts)
 
 
 def _pairs(graph: OperatorGraph, tiling: Tiling, operator: Operator, operand: Operand, seen: SeenPieces) -> int:

@@ -12,9 +12,8 @@ from stream_mla.frontends import catalog
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.hardware.work import Gemm
 from stream_mla.mapping.planning.planner import candidate_tilings
-from stream_mla.mapping.planning.seen_keys import seen_keys
 from stream_mla.mapping.policy import POLICIES
-from stream_mla.mapping.tiling.seen_pieces import seen_pieces
+from stream_mla.mapping.tiling.seen_pieces import seen_keys, seen_pieces
 from stream_mla.mapping.tiling.tiler import tile
 from stream_mla.schedule.problem import price
 from stream_mla.workload.key_mask import KeyMask
