@@ -18,8 +18,8 @@ from stream_mla.hardware.accelerator import Accelerator
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.mapping.policy import POLICIES, Fusion, Policy, Prefetch
 from stream_mla.units import SECONDS, parse
-from stream_mla.value_reader import ValueReader, nearest
-from stream_mla.workload.spec import CAUSAL, MASKS, NO_MASK, Mask, Model, Workload
+from stream_mla.value_reader import MOST_WORKERS, ValueReader, nearest
+from stream_mla.workload.spec import CAUSAL, MASKS, MOST_REQUESTS, MOST_TOKENS, NO_MASK, Mask, Model, Workload
 
 if TYPE_CHECKING:
     from stream_mla.workload.operator_graph import OperatorGraph
@@ -126,12 +126,15 @@ def point_fields(
             reader.note("layer", str(error))
     machine = reader.loaded("accelerator", accelerator, Accelerator, load_accelerator)
     prefill = reader.flag("prefill", settings.prefill)
-    context, query = reader.whole("context", settings.context, 0), reader.whole("query", settings.query, 1)
+    context, query = (
+        reader.whole(name, getattr(settings, name), least, MOST_TOKENS)
+        for name, least in (("context", 0), ("query", 1))
+    )
     if prefill and settings.query != DEFAULTS.query:
         reader.note("query", f"not allowed with {spell('prefill')}: the tokens of {spell('context')} are new")
     if prefill and context == 0 and settings.context == 0:
         reader.note("context", "prefill needs at least 1 token, got 0")
-    batch = reader.whole("batch", settings.batch, 1)
+    batch = reader.whole("batch", settings.batch, 1, MOST_REQUESTS)
     bits = reader.bits(settings.bits)
     objective = reader.member("objective", settings.objective, Objective)
     cap = reader.cap(settings.latency_cap, objective, machine)
@@ -144,7 +147,7 @@ def point_fields(
         "time_limit_s": reader.seconds("time_limit", settings.time_limit),
         "gap_limit": reader.share("gap_limit", settings.gap_limit),
         "seed": reader.whole("seed", settings.seed, 0),
-        "workers": reader.whole("workers", settings.workers, 1),
+        "workers": reader.whole("workers", settings.workers, 1, MOST_WORKERS),
         "tile_sizes": reader.sizes("tile", settings.tile),
     }
     mask = reader.mask(settings, found_model)

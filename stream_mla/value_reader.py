@@ -9,6 +9,8 @@ from stream_mla.units import SECONDS, parse
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
+MOST_WORKERS = 256
+"""The solver gets at most this many threads: it has no use for more, and each takes memory."""
 LARGEST = 2**31 - 1
 """Largest whole number that a setting may be: what the solver takes as a seed, and more than any sensible count."""
 
@@ -32,12 +34,12 @@ class ValueReader:
         """Note a problem of a setting."""
         self.found.append((name, problem))
 
-    def whole(self, name: str, given: object, least: int) -> int:
-        """Return a count from `least` to LARGEST."""
+    def whole(self, name: str, given: object, least: int, most: int = LARGEST) -> int:
+        """Return a count in a range."""
         if not isinstance(given, int) or isinstance(given, bool):
             self.note(name, f"expected a whole number, got {given!r:.60}")
-        elif not least <= given <= LARGEST:
-            self.note(name, f"must be from {least} to {LARGEST}, got {given}")
+        elif not least <= given <= most:
+            self.note(name, f"must be from {least} to {most}, got {given}")
         else:
             return given
         return least

@@ -4,6 +4,7 @@ The clock is 1 Hz unless a test says otherwise, so a bandwidth in bit/s is the s
 are exact in binary.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -452,3 +453,8 @@ def problems(draw: st.DrawFn) -> Problem:
     accelerator = machine(*types, links=links, bandwidth=bandwidth, latency=draw(st.integers(0, 3)))
     tiling = draw(tilings(graph, split=kind == "split", spill_all=kind == "apart"))
     return small_problem(graph, tiling, accelerator, draw(st.sampled_from(Objective)))
+
+
+def without_progress(said: str) -> str:
+    """Return what is said on stderr without the line that tells how each row ended."""
+    return re.sub(r"^\S+ \S+: \d+\.\d+ [mun]?s, gap \d+\.\d\d %, \d+\.\d s\n", "", said, flags=re.MULTILINE)

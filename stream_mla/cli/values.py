@@ -4,12 +4,11 @@ import argparse
 
 from stream_mla.errors import quoted
 from stream_mla.settings import STORED, TENSORS
+from stream_mla.value_reader import MOST_WORKERS
 from stream_mla.workload.spec import MOST_REQUESTS, MOST_TOKENS
 
 LARGEST = 2**31 - 1
 """A whole number is at most this: what the solver takes as a seed, and more than any sensible count."""
-MOST_WORKERS = 256
-"""The solver gets at most this many threads: it has no use for more, and each takes memory."""
 LONGEST_CYCLES = 10**15
 """A latency cap has at most this many cycles: ten days at 1 GHz."""
 

@@ -21,6 +21,7 @@ FORMAT = 4
 MOST_BYTES = 1 << 30
 """A file has at most this many bytes: a schedule of 10^6 tiles and moves takes some 100 MB."""
 
+_START = b'{"format": '
 _HEAD = re.compile(r'\{"format": (\d{1,9}), "sha256": "([0-9a-f]{64})", ')
 """A file starts with this; the checksum is of all that follows."""
 
@@ -95,7 +96,10 @@ def read(path: Path, last: str) -> tuple[dict[str, Any], str]:
 def looks_sealed(path: Path) -> bool:
     """Whether a file starts as ours do, whatever its format."""
     try:
-        return path.is_file() and path.open("rb").read(len('{"format": ')) == b'{"format": '
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_START)) == _START
     except (OSError, ValueError):
         return False
 

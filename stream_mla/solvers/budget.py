@@ -22,6 +22,9 @@ class Budget:
     """Random searches start from this number; with one worker it repeats them exactly."""
     workers: int
     """CP-SAT searches in so many threads."""
+    clock_factor: float = 2.0
+    """A search with one worker counts its work in steps, so that it repeats; by the clock it may take this multiple of
+    its time limit, which slow or busy machines reach."""
     patience: int = 5
     """A search ends after so many tries in a row without a gain; the default is meant for tilings, which come most
     promising first, so that later ones are unlikely to do better."""

@@ -135,7 +135,7 @@ def test_a_run_prints_the_row_it_was_at_and_goes_on_from_it(tmp_path: Path) -> N
 
 def test_the_second_time_it_ends_at_once() -> None:
     code = (
-        "import time; from stream_mla.commands.progress import patient\n"
+        "import time; from stream_mla.cli.progress import patient\n"
         "with patient():\n"
         "    try:\n"
         "        print('ready', flush=True); time.sleep(60)\n"

@@ -19,6 +19,7 @@ from stream_mla.frontends.catalog import check, load_accelerator, load_model, mo
 from stream_mla.point import Point
 from stream_mla.results.outcome import Outcome
 from stream_mla.schedule.candidate import Candidate, Progress
+from tests.helpers import without_progress
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("run", "deepseek_v3", "--accelerator", "flat_cloud", "--context", "256", "--time-limit", "0")
@@ -48,12 +49,14 @@ def test_decode_of_one_scheme(capsys: Captured):
     assert main([*QUICK, "--scheme", "mla_absorbed", "--bits", "cache=8,activations=8"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0] == (
-        "deepseek_v3 on flat_cloud: one attention layer, decode of 1 token per request against 256 cached, batch 1"
-    )
-    assert lines[1] == "weights 8 bit, cache 8 bit, activations 8 bit; scheduled for latency"
+    assert lines[:3] == [
+        "deepseek_v3 on flat_cloud, one attention layer",
+        "decode of 1 token per request against 256 cached, batch 1",
+        "8 bit; scheduled for latency",
+    ]
     assert [line.split()[0] for line in lines[6:7]] == ["mla_absorbed"]
-    assert captured.err == ""  # no progress where nobody watches
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(r"deepseek_v3 mla_absorbed: 4\d\d\.\d us, gap 0\.\d\d %, \d+\.\d s\n", captured.err)
 
 
 def test_comparison_without_a_scheme(capsys: Captured):
@@ -162,8 +165,9 @@ def test_query_tokens_come_on_top_of_the_cache(capsys: Captured):
 def test_verbose_says_what_is_tried(capsys: Captured):
     assert main([*QUICK, "--scheme", "mla_absorbed", "--verbose"]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert said
-    assert all(line.startswith("deepseek_v3 mla_absorbed: tiling ") for line in said)
+    assert len(said) > 1
+    assert all(line.startswith("deepseek_v3 mla_absorbed: tiling ") for line in said[:-1])
+    assert ", gap " in said[-1]
 
 
 def test_progress_on_a_terminal_is_one_line_that_is_wiped(capsys: Captured, monkeypatch: pytest.MonkeyPatch):
@@ -282,7 +286,7 @@ def test_row_without_schedule_does_not_hide_the_others(capsys: Captured, tmp_pat
     )
     # 536,899,584 B are 524,316 KiB just; 500 MB are 488,281.25; with a cache of 8 bit 503 MB stay
     change = "a DRAM of 524,316 KiB (now 488,281.2 KiB)"
-    assert captured.err == (
+    assert without_progress(captured.err) == (
         f"mha_large mha: infeasible: {message}. What makes it fit, each tried and shown by a schedule: {change}\n"
     )
     assert rows[3] == {
@@ -295,6 +299,8 @@ def test_row_without_schedule_does_not_hide_the_others(capsys: Captured, tmp_pat
         "status": "infeasible",
         "error": message,
         "fits_with": [change],
+        "point_sha256": rows[3]["point_sha256"],
+        "notes": [],
     }
 
 
@@ -316,7 +322,7 @@ def test_interrupt_prints_the_rows_that_are_done(capsys: Captured, monkeypatch: 
     assert main([*QUICK, "--json"]) == 130
     captured = capsys.readouterr()
     assert [row["scheme"] for row in json.loads(captured.out)] == ["mla_rc"]
-    assert captured.err == "interrupted after 1 of 5 rows\n"
+    assert without_progress(captured.err) == "interrupted after 1 of 5 rows\n"
 
 
 def test_ended_budget_is_not_called_infeasible(capsys: Captured, monkeypatch: pytest.MonkeyPatch):
@@ -324,7 +330,9 @@ def test_ended_budget_is_not_called_infeasible(capsys: Captured, monkeypatch: py
     monkeypatch.setattr(importlib.import_module("stream_mla.evaluation"), "evaluate", after(1, error))
     assert main([*QUICK, "--scheme", "mla_ru", "mla_absorbed"]) == 3
     captured = capsys.readouterr()
-    assert captured.err == "deepseek_v3 mla_absorbed: no schedule was found, though one may exist: 0 s are too few\n"
+    assert without_progress(captured.err) == (
+        "deepseek_v3 mla_absorbed: no schedule was found, though one may exist: 0 s are too few\n"
+    )
     assert "\nmla_absorbed  no schedule was found in the time given\n" in captured.out
 
 
@@ -342,7 +350,7 @@ def test_check_reads_every_file(capsys: Captured, tmp_path: Path):
     core = ROOT / "accelerators" / "cores" / "flat_cloud.yaml"
     assert main(["check", str(good[0]), str(bad), "missing.yaml", str(good[1]), str(core)]) == 2
     captured = capsys.readouterr()
-    assert captured.out == (
+    assert "".join(line for line in captured.out.splitlines(keepends=True) if not line.startswith("  note: ")) == (
         f"{good[0]}: ok (model kimi_k2)\n{good[1]}: ok (accelerator h100)\n{core}: ok (core type flat_cloud_core)\n"
     )
     assert [line for line in captured.err.splitlines() if not line.startswith("  - ")] == [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_mla.errors import UNPRINTABLE, SpecError
+from stream_mla.errors import UNPRINTABLE, SpecError, quoted
 from stream_mla.frontends.catalog import accelerator_names, check, dump, load_accelerator, load_model, model_names
 from stream_mla.hardware.accelerator import Accelerator, Core, CoreType, Dram
 from stream_mla.workload.spec import CAUSAL, NO_MASK, GroupedQueryAttention, LatentAttention, Mask, Model, Precision
@@ -266,7 +266,7 @@ def test_core_file_that_is_missing_is_one_problem(tmp_path: Path):
     system = SYSTEM.replace("cores/small.yaml", "cores/gone.yaml")
     gone = str(tmp_path / "cores" / "gone.yaml")
     assert problems_of(write(tmp_path, system)) == [
-        f"file not found, {gone!r}: check the path @ cores/gone.yaml: top level"
+        f"file not found, {quoted(gone)}: check the path @ cores/gone.yaml: top level"
     ]
 
 

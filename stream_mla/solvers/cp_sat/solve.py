@@ -95,7 +95,7 @@ def _solver(budget: Budget, steps: int) -> cp_model.CpSolver:
     if budget.workers == 1:
         parameters.interleave_search = True
         parameters.max_deterministic_time = budget.time_limit_s / max(1.0, steps / STEPS_PER_DETERMINISTIC_SECOND)
-        parameters.max_time_in_seconds = 2 * budget.time_limit_s  # presolve is hardly counted
+        parameters.max_time_in_seconds = budget.clock_factor * budget.time_limit_s  # presolve is hardly counted
     else:
         parameters.max_time_in_seconds = budget.time_limit_s
     return solver

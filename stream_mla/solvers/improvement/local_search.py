@@ -50,7 +50,7 @@ class LocalSearch(ABC):
 
     def run(self, lower_bound_cycles: float, progress: Callable[[int], None]) -> Improved:
         """Search until the budget is spent or the gap small enough; Ctrl-C ends it with the best so far."""
-        deadline = time.perf_counter() + 2 * self.budget.time_limit_s
+        deadline = time.perf_counter() + self.budget.clock_factor * self.budget.time_limit_s
         enough_cycles = self.budget.enough_cycles(lower_bound_cycles)
         interrupted = False
         try:

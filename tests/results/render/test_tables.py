@@ -195,7 +195,7 @@ def test_table_keeps_to_its_width(machines: list[str]):
     lines = table_of(points, rows).splitlines()
     assert max(map(len, lines)) <= 80
     if len(machines) > 1:
-        assert any(line.startswith("tpu_like_..  mha_") for line in lines)
+        assert any(line.startswith("tpu_like_") and ".." in line for line in lines)
 
 
 def test_rows_without_schedule_keep_their_reason():
