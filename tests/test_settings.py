@@ -201,7 +201,7 @@ def test_everything_that_is_wrong_is_said_at_once():
         "  - accelerator: expected a name, a path or an object of type Accelerator, got 3\n"
         "  - prefill: expected True or False, got 1\n"
         "  - context: expected a whole number, got '4096'\n"
-        "  - batch: must be from 1 to 2147483647, got 0\n"
+        "  - batch: must be from 1 to 65536, got 0\n"
         "  - bits['cache']: must be from 1 to 2147483647, got 0\n"
         "  - bits: no such tensor: w: use weights, cache, activations, partials\n"
         "  - objective: no such choice: 'energie': did you mean energy?\n"
