@@ -118,22 +118,9 @@ def point_fields(
     reader = _Reader(spell)
     for name in unknown:
         reader.note(name, f"no such option: {nearest(name, NAMES)}")
-    found_model = reader.loaded("model", model, Model, load_model)
-    if found_model is not None and settings.layer is not None:
-        try:
-            found_model = found_model.with_layer(str(settings.layer))
-        except ValueError as error:
-            reader.note("layer", str(error))
+    found_model = _layer_of(reader, reader.loaded("model", model, Model, load_model), settings)
     machine = reader.loaded("accelerator", accelerator, Accelerator, load_accelerator)
-    prefill = reader.flag("prefill", settings.prefill)
-    context, query = (
-        reader.whole(name, getattr(settings, name), least, MOST_TOKENS)
-        for name, least in (("context", 0), ("query", 1))
-    )
-    if prefill and settings.query != DEFAULTS.query:
-        reader.note("query", f"not allowed with {spell('prefill')}: the tokens of {spell('context')} are new")
-    if prefill and context == 0 and settings.context == 0:
-        reader.note("context", "prefill needs at least 1 token, got 0")
+    query, cached = _tokens(reader, settings)
     batch = reader.whole("batch", settings.batch, 1, MOST_REQUESTS)
     bits = reader.bits(settings.bits)
     objective = reader.member("objective", settings.objective, Objective)
@@ -156,14 +143,38 @@ def point_fields(
     read["workload"] = Workload(
         model=found_model,
         batch=batch,
-        query_tokens=context if prefill else query,
-        cached_tokens=0 if prefill else context,
+        query_tokens=query,
+        cached_tokens=cached,
         precision=replace(found_model.precision, **bits),
         mask=mask,
     )
     if read["tile_sizes"] and (problem := unknown_sizes([lower(read["workload"], read["scheme"])], read["tile_sizes"])):
         raise SettingsError(WHERE, [("tile", problem)])
     return read
+
+
+def _layer_of(reader: "_Reader", model: Model | None, settings: Settings) -> Model | None:
+    """Return a model with the kind of layer that is asked for."""
+    if model is None or settings.layer is None:
+        return model
+    try:
+        return model.with_layer(str(settings.layer))
+    except ValueError as error:
+        reader.note("layer", str(error))
+        return model
+
+
+def _tokens(reader: "_Reader", settings: Settings) -> tuple[int, int]:
+    """Return the new and the cached tokens of a request."""
+    prefill = reader.flag("prefill", settings.prefill)
+    context = reader.whole("context", settings.context, 0, MOST_TOKENS)
+    query = reader.whole("query", settings.query, 1, MOST_TOKENS)
+    if prefill and settings.query != DEFAULTS.query:
+        new = f"the tokens of {reader.spell('context')} are new"
+        reader.note("query", f"not allowed with {reader.spell('prefill')}: {new}")
+    if prefill and context == 0 and settings.context == 0:
+        reader.note("context", "prefill needs at least 1 token, got 0")
+    return (context, 0) if prefill else (query, context)
 
 
 WHERE = "Point.of"

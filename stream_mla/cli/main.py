@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from stream_mla.cli import inspect, pareto, reproduce, run
+from stream_mla.cli.commands import inspect, pareto, reproduce, run
 from stream_mla.cli.output import give_up, printable_output, say
 from stream_mla.cli.progress import INTERRUPTED
 from stream_mla.errors import LONGEST_MESSAGE, StreamMlaError, cut, printable

@@ -1,8 +1,7 @@
 """The form of a system file, which differs from `Accelerator` in four conveniences.
 
 Cores come in groups of `count` identical ones, with their type in a file of its own or in place; the end of a
-link may be a whole group; the bandwidth of a link may be given per cycle of the clock; and a `mesh` stands for the
-links between neighbours of a grid.
+link may be a whole group; a link's bandwidth may be per cycle of the clock; a `mesh` stands for all links of a grid.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -2,7 +2,8 @@
 
 On-chip quantities are per cycle, off-chip ones per second, as datasheets give them; the two meet only in
 the properties of `Accelerator`. Every number is required: physics has no defaults. Quantities have their ranges in
-`stream_mla.units`, which hold for files; the ranges of counts are here, and hold for all.
+`stream_mla.units`, which hold for files; the ranges of counts are here, and hold for all. The file is long because a
+machine is one form: each type is a few fields with their docstrings and checks, and the types read best together.
 """
 
 from collections import Counter, defaultdict

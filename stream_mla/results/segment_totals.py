@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import fsum
+from typing import Any
 
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.point import Point
@@ -11,6 +12,11 @@ from stream_mla.results.result import Result, SegmentResult, Status
 from stream_mla.schedule.bounds.schedule_bounds import ideal_cycles
 from stream_mla.workload.operator_graph import OperatorGraph, Role
 from stream_mla.workload.segments import Segment, handed_over
+
+SUMMED = ("dram_read_bytes", "dram_write_bytes")
+"""Fields of a result that are summed over all runs of all segments."""
+COUNTED = ("greedy_latency_cycles", "tiles", "moves", "frugal_tiles")
+"""Fields that are summed likewise, and are whole numbers."""
 
 
 def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Segment, Result]]) -> Result:
@@ -41,19 +47,19 @@ def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Seg
     caps = [part.times * result.latency_cap_cycles for part, result in parts if result.latency_cap_cycles is not None]
     return replace(
         first,
+        **{name: total(name) for name in SUMMED},
+        **{name: int(total(name)) for name in COUNTED},
+        **_merged(results),
         latency_cap_cycles=sum(caps) if caps else None,
         latency_cycles=latency,
         latency_s=latency / point.accelerator.clock,
         energy_pj=energy,
         energy_breakdown_pj=totals("energy_breakdown_pj"),
         macs=macs,
-        dram_read_bytes=total("dram_read_bytes"),
-        dram_write_bytes=total("dram_write_bytes"),
         dram_minimum_read_bytes=graph.dram_read_bits / 8,
         dram_minimum_write_bytes=graph.dram_write_bits / 8,
         operational_intensity_macs_per_byte=macs / bytes_moved,
         mac_utilization=fsum(p.times * r.mac_utilization * r.latency_cycles for p, r in parts) / latency,
-        peak_sram_bytes=_largest([result.peak_sram_bytes for result in results]),
         busy_cycles=busy,
         bottleneck=bottleneck,
         bottleneck_share=busy[bottleneck] / latency,
@@ -66,24 +72,27 @@ def segment_totals(point: Point, graph: OperatorGraph, parts: Sequence[tuple[Seg
         latency_gap=gap,
         energy_lower_bound_pj=energy_lower,
         energy_gap=energy_gap,
-        status=_status(results),
-        scheduler=" and ".join(dict.fromkeys(result.scheduler for result in results)),
-        greedy_latency_cycles=int(total("greedy_latency_cycles")),
-        solver_status="; ".join(dict.fromkeys(result.solver_status for result in results)),
         solver_bound_cycles=None,
-        tiles=int(total("tiles")),
-        moves=int(total("moves")),
-        cores_used=max(result.cores_used for result in results),
-        tiling={name: sizes for result in results for name, sizes in result.tiling.items()},
-        context_parts=max(result.context_parts for result in results),
-        row_parts={name: count for result in results for name, count in result.row_parts.items()},
-        frugal_tiles=int(total("frugal_tiles")),
         spilled=tuple(sorted({*handed_over([p for p, _ in parts]), *(n for r in results for n in r.spilled)})),
-        solve_s=fsum(result.solve_s for result in results),
         time_limit_s=point.time_limit_s,
         point_sha256=point.sha256,
         passes=tuple(_pass_result(part, result) for part, result in parts),
     )
+
+
+def _merged(results: Sequence[Result]) -> dict[str, Any]:
+    """Return the fields that hold for the segments together, however often each of them runs."""
+    return {
+        "peak_sram_bytes": _largest([result.peak_sram_bytes for result in results]),
+        "status": _status(results),
+        "scheduler": " and ".join(dict.fromkeys(result.scheduler for result in results)),
+        "solver_status": "; ".join(dict.fromkeys(result.solver_status for result in results)),
+        "cores_used": max(result.cores_used for result in results),
+        "tiling": {name: sizes for result in results for name, sizes in result.tiling.items()},
+        "context_parts": max(result.context_parts for result in results),
+        "row_parts": {name: count for result in results for name, count in result.row_parts.items()},
+        "solve_s": fsum(result.solve_s for result in results),
+    }
 
 
 def _largest(entries: Sequence[Mapping[str, float]]) -> dict[str, float]:

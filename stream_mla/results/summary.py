@@ -4,6 +4,7 @@ import platform
 from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from math import fsum
+from typing import Any
 
 from stream_mla.hardware.core_cost import Objective
 from stream_mla.hardware.interconnect import OFF_CHIP
@@ -21,9 +22,60 @@ from stream_mla.workload.split_k import found_k_splits
 
 def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story) -> Result:
     """Gather what is to be kept of a schedule."""
-    problem, schedule, limits = best.problem, best.schedule, best.limits
-    latency = schedule.latency_cycles
-    breakdown = energy_parts_pj(problem, schedule)
+    problem, schedule = best.problem, best.schedule
+    return Result(
+        **_asked(point),
+        **_proven(point, graph, best, story),
+        **_moved(graph, best),
+        **_found(best, story),
+        latency_cap_cycles=story.latency_cap_cycles,
+        latency_s=schedule.latency_cycles / point.accelerator.clock,
+        mac_utilization=_mac_utilization(problem, schedule),
+        peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
+        cache_reads=_cache_reads(problem, schedule),
+        solver_status=_solver_status(point, story),
+        versions=versions(),
+        notes=(*point.workload.model.notes, *accelerator_notes(point.accelerator)),
+    )
+
+
+def _asked(point: Point) -> dict[str, Any]:
+    """Return the fields that repeat what was asked for."""
+    workload, precision = point.workload, point.workload.precision
+    return {
+        "model": workload.model.name,
+        "scheme": point.scheme,
+        "accelerator": point.accelerator.name,
+        "batch": workload.batch,
+        "query_tokens": workload.query_tokens,
+        "context_tokens": workload.context_tokens,
+        "cached_tokens": workload.cached_tokens,
+        "mask": "causal" if workload.mask.causal else "none",
+        "window": workload.mask.window,
+        "chunk": workload.mask.chunk,
+        "weight_bits": precision.weights,
+        "cache_bits": precision.cache,
+        "activation_bits": precision.activations,
+        "partial_bits": precision.partials,
+        "objective": point.objective,
+        "fusion": point.policy.fusion,
+        "prefetch": point.policy.prefetch,
+        "sharing": point.policy.sharing,
+        "time_limit_s": point.time_limit_s,
+        "gap_limit": point.gap_limit,
+        "seed": point.seed,
+        "workers": point.workers,
+        "tile_sizes": dict(point.tile_sizes),
+        "point_sha256": point.sha256,
+        "layer": workload.model.layer,
+        "source": workload.model.source,
+    }
+
+
+def _proven(point: Point, graph: OperatorGraph, best: Candidate, story: Story) -> dict[str, Any]:
+    """Return latency and energy with their bounds and gaps."""
+    latency, limits = best.schedule.latency_cycles, best.limits
+    breakdown = energy_parts_pj(best.problem, best.schedule)
     energy = fsum(breakdown.values())
     cycles = dict(limits.cycles)
     solver_bound = max((run.bound_cycles for run in story.solved if run.bound_cycles is not None), default=None)
@@ -33,6 +85,26 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
     latency_gap = (latency - lower) / latency
     energy_gap = (energy - limits.energy_pj) / energy if energy else 0.0  # a machine may have no energies
     gap = max(0.0, energy_gap if point.objective is Objective.ENERGY else latency_gap)
+    return {
+        "latency_cycles": latency,
+        "energy_pj": energy,
+        "energy_breakdown_pj": breakdown,
+        "lower_bound_cycles": lower,
+        "bounds_cycles": cycles,
+        "ideal_cycles": ideal_cycles(graph, point.accelerator),
+        "binding_bound": limits.binding,
+        "gap": gap,
+        "latency_gap": max(0.0, latency_gap),
+        "energy_lower_bound_pj": limits.energy_pj,
+        "energy_gap": max(0.0, energy_gap),
+        "status": _status(point, (gap, energy_gap), interrupted=story.interrupted),
+        "solver_bound_cycles": solver_bound,
+    }
+
+
+def _moved(graph: OperatorGraph, best: Candidate) -> dict[str, Any]:
+    """Return the MACs, the DRAM traffic beside the least, and what is busy."""
+    problem, schedule = best.problem, best.schedule
     bits = {
         way: sum(problem.tile_graph.blocks[m.block].bits for m in schedule.transfers if getattr(m, way) == OFF_CHIP)
         for way in ("source", "target")
@@ -40,77 +112,36 @@ def summarise(point: Point, graph: OperatorGraph, best: Candidate, story: Story)
     macs = sum(tile.work.macs for tile in problem.tile_graph.tiles if isinstance(tile.work, Gemm))
     busy = _busy_cycles(problem, schedule)
     bottleneck = max(busy, key=lambda resource: busy[resource])
-    precision = point.workload.precision
-    return Result(
-        model=point.workload.model.name,
-        scheme=point.scheme,
-        accelerator=point.accelerator.name,
-        batch=point.workload.batch,
-        query_tokens=point.workload.query_tokens,
-        context_tokens=point.workload.context_tokens,
-        cached_tokens=point.workload.cached_tokens,
-        mask="causal" if point.workload.mask.causal else "none",
-        window=point.workload.mask.window,
-        chunk=point.workload.mask.chunk,
-        weight_bits=precision.weights,
-        cache_bits=precision.cache,
-        activation_bits=precision.activations,
-        partial_bits=precision.partials,
-        objective=point.objective,
-        latency_cap_cycles=story.latency_cap_cycles,
-        fusion=point.policy.fusion,
-        prefetch=point.policy.prefetch,
-        sharing=point.policy.sharing,
-        latency_cycles=latency,
-        latency_s=latency / point.accelerator.clock,
-        energy_pj=energy,
-        energy_breakdown_pj=breakdown,
-        macs=macs,
-        dram_read_bytes=bits["source"] / 8,
-        dram_write_bytes=bits["target"] / 8,
-        dram_minimum_read_bytes=graph.dram_read_bits / 8,
-        dram_minimum_write_bytes=graph.dram_write_bits / 8,
-        operational_intensity_macs_per_byte=macs / (sum(bits.values()) / 8),
-        mac_utilization=_mac_utilization(problem, schedule),
-        peak_sram_bytes={name: peak / 8 for name, peak in peak_sram_bits(problem, schedule).items()},
-        busy_cycles=busy,
-        bottleneck=bottleneck,
-        bottleneck_share=busy[bottleneck] / latency,
-        cache_reads=_cache_reads(problem, schedule),
-        lower_bound_cycles=lower,
-        bounds_cycles=cycles,
-        ideal_cycles=ideal_cycles(graph, point.accelerator),
-        binding_bound=limits.binding,
-        gap=gap,
-        latency_gap=max(0.0, latency_gap),
-        energy_lower_bound_pj=limits.energy_pj,
-        energy_gap=max(0.0, energy_gap),
-        status=_status(point, (gap, energy_gap), interrupted=story.interrupted),
-        scheduler=best.found_by,
-        start_sha256=story.start_sha256,
-        greedy_latency_cycles=story.greedy_latency_cycles,
-        solver_status=_solver_status(point, story),
-        solver_bound_cycles=solver_bound,
-        tiles=len(schedule.runs),
-        moves=len(schedule.transfers),
-        cores_used=len({run.core for run in schedule.runs}),
-        tiling=problem.tile_graph.tiling.sizes,
-        context_parts=max(problem.tile_graph.tiling.kv_splits.values(), default=1),
-        row_parts=found_k_splits(problem.tile_graph.graph),
-        frugal_tiles=len(best.least_energy_tiles),
-        spilled=tuple(sorted(problem.tile_graph.tiling.spilled)),
-        solve_s=fsum(run.seconds for run in story.solved),
-        time_limit_s=point.time_limit_s,
-        gap_limit=point.gap_limit,
-        seed=point.seed,
-        workers=point.workers,
-        tile_sizes=dict(point.tile_sizes),
-        point_sha256=point.sha256,
-        versions=versions(),
-        layer=point.workload.model.layer,
-        source=point.workload.model.source,
-        notes=(*point.workload.model.notes, *accelerator_notes(point.accelerator)),
-    )
+    return {
+        "macs": macs,
+        "dram_read_bytes": bits["source"] / 8,
+        "dram_write_bytes": bits["target"] / 8,
+        "dram_minimum_read_bytes": graph.dram_read_bits / 8,
+        "dram_minimum_write_bytes": graph.dram_write_bits / 8,
+        "operational_intensity_macs_per_byte": macs / (sum(bits.values()) / 8),
+        "busy_cycles": busy,
+        "bottleneck": bottleneck,
+        "bottleneck_share": busy[bottleneck] / schedule.latency_cycles,
+    }
+
+
+def _found(best: Candidate, story: Story) -> dict[str, Any]:
+    """Return how the schedule was found, and of which tiling it is."""
+    tile_graph, schedule = best.problem.tile_graph, best.schedule
+    return {
+        "scheduler": best.found_by,
+        "start_sha256": story.start_sha256,
+        "greedy_latency_cycles": story.greedy_latency_cycles,
+        "tiles": len(schedule.runs),
+        "moves": len(schedule.transfers),
+        "cores_used": len({run.core for run in schedule.runs}),
+        "tiling": tile_graph.tiling.sizes,
+        "context_parts": max(tile_graph.tiling.kv_splits.values(), default=1),
+        "row_parts": found_k_splits(tile_graph.graph),
+        "frugal_tiles": len(best.least_energy_tiles),
+        "spilled": tuple(sorted(tile_graph.tiling.spilled)),
+        "solve_s": fsum(run.seconds for run in story.solved),
+    }
 
 
 def _status(point: Point, gaps: tuple[float, float], *, interrupted: bool) -> Status:

@@ -243,11 +243,10 @@ def tile(graph: OperatorGraph, tiling: Tiling) -> TileGraph:
     _without_hidden(graph, grids, tile_drafts)
     blocks = _make_blocks(graph, tiling, grids, tile_drafts)
     predecessors, maker = _predecessors(tile_drafts, len(blocks))
-    fused = _joined(tile_drafts, blocks, graph.local | tiling.inline)
+    joining = graph.local | tiling.inline
+    fused = _joined(tile_drafts, blocks, joining)
     merges = {operator.name for operator in graph.operators if operator.kind in (Kind.MERGE, Kind.SUM)}
-    related_group = (
-        _joined(tile_drafts, blocks, graph.local | tiling.inline, tiling.together) if tiling.together else fused
-    )
+    related_group = _joined(tile_drafts, blocks, joining, tiling.together) if tiling.together else fused
     order = demand_order(tile_drafts, predecessors, fused, tiling.eager, merges, related_group)
     order = sorted(order, key=lambda number: tile_drafts[number].phase)  # within a phase the order is kept
     placed = [tile_drafts[number] for number in order]
