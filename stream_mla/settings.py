@@ -48,7 +48,7 @@ DEFAULT_POLICY = "free"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is asked of one point, as given; the values here are the defaults."""
+    """It is what is asked of one point, as given; the values here are the defaults."""
 
     scheme: str | None = None
     """Name of the order of execution; models with grouped queries have a default, models with latents have none."""

@@ -1,4 +1,4 @@
-"""What is said on stderr while a command works, and what Ctrl-C does to it."""
+"""This module is about what is said on stderr while a command works, and what Ctrl-C does to it."""
 
 import os
 import shutil

@@ -64,7 +64,7 @@ class _Gap:
 
     @property
     def area(self) -> float:
-        """What a schedule between could save, as latency (logarithmic) times energy."""
+        """It is what a schedule between could save, as latency (logarithmic) times energy."""
         saving = self.left.result.energy_pj - self.right.result.energy_pj
         return log(max(1, self.high) / self.low) * max(0.0, saving - SAME * self.left.result.energy_pj)
 

@@ -73,7 +73,7 @@ from stream_mla.units import Bits
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a tile takes of its core."""
+    """It is what a tile takes of its core."""
 
     cycles: int
     sram_read_bits: Bits
@@ -93,7 +93,7 @@ class Cost:
 
 
 class Objective(StrEnum):
-    """What is minimised; the other one breaks ties."""
+    """It is what is minimised; the other one breaks ties."""
 
     LATENCY = "latency"
     ENERGY = "energy"

@@ -45,7 +45,7 @@ class Gemm:
     """Per element, as `b_bits` and `out_bits`."""
     b_bits: Bits
     out_bits: Bits
-    """Of C as it is stored in SRAM."""
+    """An element of C has so many bits as it is stored in SRAM."""
     accumulates: bool
     """C already holds a partial result that is added to."""
 

@@ -1,4 +1,4 @@
-"""What the scheduler is free to decide about data, and what is held fixed for study."""
+"""This module is about what the scheduler is free to decide about data, and what is held fixed for study."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Fusion(StrEnum):
 
 
 class Prefetch(StrEnum):
-    """What may be loaded into a core while its array works."""
+    """It is what may be loaded into a core while its array works."""
 
     ON = "on"
     """Everything."""
@@ -42,4 +42,4 @@ POLICIES: Mapping[str, Policy] = {
     "letter": Policy(fusion=Fusion.ON, prefetch=Prefetch.SECOND, sharing=True),
     "layer_by_layer": Policy(fusion=Fusion.OFF, prefetch=Prefetch.ON, sharing=True),
 }
-"""By name; `letter` stands for the runs behind Fig 5 of Geens & Verhelst, arXiv 2506.02523."""
+"""It is ordered by name; `letter` stands for the runs behind Fig 5 of Geens & Verhelst, arXiv 2506.02523."""

@@ -1,4 +1,4 @@
-"""What a machine must have for an operator graph, whatever the tiling: refused before anything is tried."""
+"""It says what a machine must have for an operator graph, whatever the tiling: refused before anything is tried."""
 
 from stream_mla.errors import InfeasibleError, SpecError
 from stream_mla.hardware.accelerator import Accelerator

@@ -1,1 +1,1 @@
-"""What is kept of an evaluation, and how it is shown."""
+"""Here is what is kept of an evaluation, and how it is shown."""

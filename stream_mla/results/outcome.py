@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind."""
+"""This module is about what an evaluation leaves behind."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Outcome(ShortTable):
 
     result: Result
     best: Candidate
-    """Of a layer in passes: the schedule of the pass that takes longest."""
+    """It holds, for a layer in passes: the schedule of the pass that takes longest."""
     segments: tuple["SegmentOutcome", ...] = ()
     """Empty where the layer is scheduled as a whole."""
 
@@ -34,7 +34,7 @@ class Outcome(ShortTable):
 
     @property
     def problem(self) -> Problem:
-        """What was scheduled."""
+        """It is what was scheduled."""
         return self.best.problem
 
     @property

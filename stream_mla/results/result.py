@@ -1,4 +1,4 @@
-"""What a run leaves behind: everything that is needed to read it and to repeat it."""
+"""This module is about what a run leaves behind: everything that is needed to read it and to repeat it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class SegmentResult:
     """Index -> how much of it one such pass works on, where that is not all."""
     times: int
     latency_cycles: int
-    """Of one; so are the next three."""
+    """One segment takes so many cycles; the next three are of one segment as well."""
     lower_bound_cycles: int
     tiles: int
     bottleneck: str
@@ -71,7 +71,7 @@ class Result(ShortTable):
     energy_pj: float
     energy_breakdown_pj: Mapping[str, float]
     macs: int
-    """Of all tiles: of a tile that the mask hides in part, all of them."""
+    """All tiles together do so many MACs; a tile that the mask hides in part does all of its MACs."""
     dram_read_bytes: float
     dram_write_bytes: float
     dram_minimum_read_bytes: float
@@ -83,7 +83,8 @@ class Result(ShortTable):
     """MACs over what the arrays could do in the time, 0 to 1."""
     peak_sram_bytes: Mapping[str, float]
     busy_cycles: Mapping[str, float]
-    """Of each kind of resource: cycles it is busy, averaged over the machine's units; of bandwidths, at full rate."""
+    """It holds, for each kind of resource: cycles it is busy, averaged over the machine's units; of bandwidths, at
+    full rate."""
     bottleneck: str
     """The resource that is busy for the largest share of the latency."""
     bottleneck_share: float
@@ -128,7 +129,7 @@ class Result(ShortTable):
     seed: int
     workers: int
     tile_sizes: Mapping[str, int]
-    """What was set by hand."""
+    """It is what was set by hand."""
     point_sha256: str
     """Fingerprint of all inputs, the model's and the machine's numbers included."""
     versions: Mapping[str, str]

@@ -54,9 +54,9 @@ class Activities:
     residencies: tuple[PlannedResidency, ...]
     transfers: tuple[PlannedTransfer, ...]
     reads: tuple[tuple[int, ...], ...]
-    """Of each tile: the copies it reads."""
+    """It holds, for each tile: the copies it reads."""
     writes: tuple[tuple[int, ...], ...]
-    """Of each tile: the copies it makes or adds to."""
+    """It holds, for each tile: the copies it makes or adds to."""
 
 
 def fan_out(

@@ -51,7 +51,7 @@ class Candidate:
         return self.limits.energy_pj if objective is Objective.ENERGY else self.limits.lower_bound_cycles
 
     def value(self, objective: Objective) -> float:
-        """What is minimised."""
+        """It is what is minimised."""
         return self.energy_pj if objective is Objective.ENERGY else self.latency_cycles
 
     def within(self, share: float, objective: Objective) -> bool:
@@ -99,7 +99,7 @@ def verified(candidate: Candidate) -> Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """What the solver, or the local search before it, said, whether or not its schedule was the better one."""
+    """It is what the solver, or the local search before it, said, whether or not its schedule was the better one."""
 
     objective: Objective
     status: str

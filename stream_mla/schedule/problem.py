@@ -38,7 +38,7 @@ class Problem:
     accelerator: Accelerator
     objective: Objective
     costs: tuple[Mapping[str, Cost], ...]
-    """Of each tile: core type name -> cost; a type that cannot run it is absent."""
+    """It holds, for each tile: core type name -> cost; a type that cannot run it is absent."""
     resources: tuple[Resource, ...]
     routes: Mapping[tuple[int, int], Route]
     """(source, target) -> route, with core numbers or OFF_CHIP."""
@@ -154,7 +154,7 @@ def price(tile_graph: TileGraph, accelerator: Accelerator, objective: Objective)
     types = {core.type.name: core.type for core in accelerator.cores}
     costs: list[Mapping[str, Cost]] = []
     known: dict[int, Mapping[str, Cost]] = {}
-    """Of each work, by identity: tiles of one shape share theirs."""
+    """It holds, for each work, by identity: tiles of one shape share theirs."""
     for tile in tile_graph.tiles:
         entry = known.get(id(tile.work))
         if entry is None:

@@ -56,7 +56,7 @@ class _Replay:
         """Uses of each copy that are not over."""
         self.waits = [0] * steps
         self.frees: list[dict[int, list[int]]] = [defaultdict(list) for _ in (_END, _ARRIVAL, _PHASE)]
-        """Of each kind of event: step -> steps that wait for it."""
+        """It holds, for each kind of event: step -> steps that wait for it."""
         self.free_bits = [core.type.sram.capacity for core in problem.cores]
         self.free_share = [resource.capacity for resource in problem.resources]
         self.unit_free = [True] * len(problem.units)

@@ -30,7 +30,7 @@ class Touch:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What does not change with the times."""
+    """It is what does not change with the times."""
 
     runs: int
     """Steps from this on are moves."""
@@ -50,12 +50,12 @@ class Steps:
     single_buffered: tuple[tuple[int, ...], ...]
     """Cores whose arrays each step stops."""
     phase: tuple[int, ...]
-    """Of runs and loads, which wait for it; 0 for what does not."""
+    """Runs and loads wait for their phase; it is 0 for steps that wait for none."""
     touches: tuple[tuple[Touch, ...], ...]
     core: tuple[int, ...]
-    """Of each copy."""
+    """Each residency is in the memory of this core."""
     bits: tuple[int, ...]
-    """Of each copy."""
+    """Each residency takes so many bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a search may spend, and when it ends: one value, handed down from the optimizer to every method.
+"""It says what a search may spend, and when it ends: one value, handed down from the optimizer to every method.
 
 A method never widens the budget it is given; whoever hands one down may narrow it (`dataclasses.replace`).
 Steps are tiles and transfers together: they are what scheduling, checking and improving a problem costs.

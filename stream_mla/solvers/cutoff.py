@@ -11,7 +11,7 @@ class CutoffError(Exception):
 
 
 class RemainingWork:
-    """What has not started yet, of each unit and each resource."""
+    """It is what has not started yet, of each unit and each resource."""
 
     def __init__(
         self, problem: Problem, unit_of: Sequence[int], cycles: Sequence[int], transfers: Iterable[PlannedTransfer]

@@ -21,7 +21,8 @@ SMALL_SAVING = 1e-4
 
 
 HALVINGS = 5
-"""Of the tiles of an operator that cannot all be frugal, the first are, to the nearest 2^-5 of them."""
+"""A cap may allow only some tiles of an operator the mapping of least energy: the first ones, to the nearest 2^-5 of
+them."""
 
 
 class MappingPool:

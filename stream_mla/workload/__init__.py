@@ -1,1 +1,1 @@
-"""What is computed, as operators over named indices."""
+"""Here is what is computed, as operators over named indices."""

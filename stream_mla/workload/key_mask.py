@@ -20,7 +20,7 @@ class KeyMask:
     """A mask that hides some keys of a graph from some of its queries."""
 
     mask: Mask
-    """What it hides; it is causal."""
+    """It is what it hides; it is causal."""
     first_query: int
     """The position in the sequence of query 0 of the graph."""
     first_key: int

@@ -52,7 +52,7 @@ class Role(StrEnum):
 
 
 class Kind(StrEnum):
-    """What an operator computes."""
+    """It is what an operator computes."""
 
     EINSUM = "einsum"
     """It contracts the first two inputs, and adds the addend, if there is one."""

@@ -1,4 +1,5 @@
-"""What is computed: the shape of one attention layer, the keys it sees, the tokens of one step, and the precision.
+"""It says what is computed: the shape of one attention layer, the keys it sees, the tokens of one step, and the
+precision.
 
 Prefill and decode are not modes. A step computes `query_tokens` new tokens per request against
 `cached_tokens` that are already in the cache; the keys attended are both together, as far as the mask lets a query
@@ -172,7 +173,7 @@ class Model:
     attention: Attention
     """The shape of the layer that is simulated."""
     precision: Precision
-    """What the model is stored and run in; a run may override it."""
+    """It is what the model is stored and run in; a run may override it."""
     mask: Mask = CAUSAL
     """The keys that each query of the simulated layer attends to; causal where a model does not say otherwise."""
     layer: str = ""

@@ -34,7 +34,7 @@ SNAP = 0.05
 LONGEST = 3
 """The most elongated pair of factors that is used."""
 BASELINE_MACS = 256 * 256
-"""Of the machine to which Fig 5 is normalised: its array of 256 x 256."""
+"""The machine to which Fig 5 is normalised has so many MACs: an array of 256 x 256."""
 
 
 def compute_grid() -> list[int]:

@@ -61,12 +61,12 @@ PARTS: Mapping[str, Part] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """What was written."""
+    """It is what was written."""
 
     rows: Mapping[str, list[Row]]
-    """By the name of the file."""
+    """It is ordered by the name of the file."""
     seconds: Mapping[str, float]
-    """By the name of the part."""
+    """It is ordered by the name of the part."""
     points: Mapping[str, int]
     """Scheduled points of each part, stored ones included."""
 

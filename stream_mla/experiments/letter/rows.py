@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Curve:
-    """What a figure draws as one line."""
+    """It is what a figure draws as one line."""
 
     figure: str
     panel: str

@@ -61,14 +61,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is kept of a schedule."""
+    """It is what is kept of a schedule."""
 
     latency_s: float
     lower_bound_s: float
-    """Of the tiling that was chosen."""
+    """This is the lower bound in seconds, for the tiling that was chosen."""
     dram_bytes: float
     macs: int
-    """Of the whole layer, the product with W_uv included."""
+    """The whole layer has so many MACs, the product with W_uv included."""
     energy_pj: float
     tiles: int
 

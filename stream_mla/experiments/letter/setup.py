@@ -1,4 +1,4 @@
-"""What the letter runs: its four layers and the two MLA schemes it leaves out, as operator graphs.
+"""This module is about what the letter runs: its four layers and the two MLA schemes it leaves out, as operator graphs.
 
 One operation is one MAC, every element is one byte, there is no RoPE and nothing is halved for causality; decode
 is one new token after L cached ones, prefill is L new tokens.
@@ -21,7 +21,7 @@ LETTER_SERIES = ("mha_large", "mha_scaled", "mla_rc", "mla_ru")
 LEFT_OUT = ("mla_naive", "mla_absorbed")
 """Schemes that the letter names (1-3-2 and 1-2-3) but leaves out of figures 3 to 6."""
 CONTEXTS = (1024, 2048, 4096)
-"""Of figures 5 and 6."""
+"""Figures 5 and 6 are drawn for these numbers of cached tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Step:
     batch: int = 1
     model: str = MLA
     bits: int = 8
-    """Of weights, cache and activations."""
+    """Weights, cache and activations have so many bits per element."""
     fetches_w_uv: bool = True
     """False: W_uv is not there, see `without_w_uv`."""
 

@@ -84,7 +84,7 @@ class Grouped:
     keys: Keys
     model_dim: int | None
     heads: list[int | None]
-    """Of each layer; so are the next three."""
+    """Each layer has its own number of heads; the next three are per layer as well."""
     kv_heads: list[int | None]
     head_dim: list[int | None]
     value_dim: list[int | None]

@@ -1,4 +1,4 @@
-"""What the code of a model family does and its config does not say.
+"""This module is about what the code of a model family does and its config does not say.
 
 Each table names families by their `model_type`, less a suffix such as `_text`. Where no source stands beside it, a fact
 is from the family's modelling code in transformers 5.24.0 (src/transformers/models), or, for a family that transformers

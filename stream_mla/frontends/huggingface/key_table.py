@@ -1,4 +1,4 @@
-"""What each key of a config means for attention: whether it can be ignored, is noted, or is refused.
+"""It says what each key of a config means for attention: whether it can be ignored, is noted, or is refused.
 
 Keys that the reader takes sizes and layers from are not here; it remembers which it asked for. Of the others, a key
 that speaks of attention (`SPEAKS_OF_ATTENTION`) is harmless only if it is listed by name. A key that is in no table is
@@ -84,7 +84,7 @@ NOTED: Mapping[str, re.Pattern[str]] = {
     "the rotary part of keys and queries is rotated, though the model rotates nothing": re.compile(r"mla_use_nope"),
     "prefixes without a causal mask left out": re.compile(r"prefix_lm|attn_config\.prefix_lm"),
 }
-"""What is left out, by the keys that ask for it."""
+"""It is what is left out, by the keys that ask for it."""
 
 REFUSED: Mapping[str, re.Pattern[str]] = {
     "it is the key of an encoder-decoder model, whose cross-attention this package does not model": re.compile(
@@ -97,7 +97,7 @@ REFUSED: Mapping[str, re.Pattern[str]] = {
         r"|\w*(lora|latent|compress)\w*_kv\w*|attention_latent\w*"
     ),
 }
-"""What is refused unless the reader has taken its size from the key, by the reason."""
+"""It is what is refused unless the reader has taken its size from the key, by the reason."""
 
 
 def active(value: object) -> bool:

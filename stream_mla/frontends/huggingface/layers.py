@@ -43,7 +43,7 @@ _LABELS = {
     "-": "mlp",
     "E": "moe",
 }
-"""What configs call a layer -> its label."""
+"""It is what configs call a layer -> its label."""
 
 _PLACES = (
     "layer_types", "layers_block_type", "layer_block_types", "block_types", "hybrid_override_pattern", "layer_pattern",

@@ -54,7 +54,7 @@ class MachineEstimate:
     """The smallest of the cores with a vector unit."""
     vector_cores: int
     vector_operations_per_cycle: int
-    """Of all vector units."""
+    """All vector units together do so many operations per cycle."""
     vector_port_bits_per_cycle: float
     """From a core with an array to one with a vector unit, or back: the least; as with the DRAM where none leads."""
     joined: bool
@@ -62,9 +62,9 @@ class MachineEstimate:
     one_core_does_all: bool
     """Every core that has an array has a vector unit too."""
     dram_bits_per_cycle: float
-    """Of all cores together."""
+    """All cores together get so many bits per cycle from the DRAM."""
     port_bits_per_cycle: float
-    """Of one core: the least of those with an array."""
+    """One core gets so many bits per cycle through its own port: the least of the cores with an array."""
     rows: int
     columns: int
     copies: int
@@ -168,11 +168,11 @@ class CandidateSizes:
     traffic_bits: Quantities
     """Read from DRAM, over all tiles."""
     compute_cycles: Reals
-    """Of the busiest core, over its tiles."""
+    """The busiest core computes for so many cycles, over its tiles."""
     tile_bits: Numbers
-    """What the first tile must load before it starts."""
+    """It is what the first tile must load before it starts."""
     tile_cycles: Reals
-    """Of one tile."""
+    """One tile takes so many cycles."""
     tiles: Numbers
     groups: Numbers
     """Groups of tiles that may lie on different cores, and so load side by side."""
@@ -200,7 +200,7 @@ class Setting:
     dram_binds: bool
     """Which of the two that is."""
     tile_price_cycles: float
-    """What one more tile must gain."""
+    """It is what one more tile must gain."""
     spilled: frozenset[str]
     keeps_all: bool
     """Whether nothing may be spilled."""

@@ -83,7 +83,7 @@ class _Table:
     kept: NDArray[np.bool_]
     """Whether keys and values stay until all query tokens of their heads are through."""
     seen: SeenKeys
-    """What the pieces of the query tokens attend to."""
+    """It is what the pieces of the query tokens attend to."""
 
     @property
     def tiles(self) -> Numbers:

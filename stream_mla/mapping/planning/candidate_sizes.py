@@ -63,7 +63,7 @@ class Cuts:
     extents: Mapping[str, int]
     choices: Sequence[Sizes]
     picks: Numbers
-    """Of each candidate: the position of its choice."""
+    """It holds, for each candidate: the position of its choice."""
 
     def elements(self, indices: Sequence[str] | None = None) -> Numbers:
         """Elements of the largest piece, over the indices of the group or some of them."""

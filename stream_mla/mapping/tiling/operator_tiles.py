@@ -76,7 +76,7 @@ def _index_choices(
 
 
 class _SeenKeys:
-    """What a mask leaves of the boxes of an operator."""
+    """It is what a mask leaves of the boxes of an operator."""
 
     def __init__(
         self, graph: OperatorGraph, mask: KeyMask, indices: Sequence[str], splits: int, merged_size: int | None
@@ -85,7 +85,7 @@ class _SeenKeys:
         self.queries, self.keys = graph.extents["q"], graph.extents["k"]
         self.places = [indices.index(i) if i in indices else -1 for i in ("q", "k", "s")]
         self.known: dict[Interval, Interval] = {}
-        """Of a piece of the queries: the keys that it attends to; of a merge, their splits."""
+        """It holds, for a piece of the queries: the keys that it attends to; of a merge, their splits."""
 
     def of(self, values: tuple[Interval, ...]) -> tuple[Interval, ...] | None:
         """Return a box, of a merge with those splits only that have keys; None where a mask hides all of it."""
@@ -124,7 +124,7 @@ class Boxes:
         self.indices = tuple(index for names in choices for index in names)
         self.labels: list[str] = []
         self.values: list[tuple[Interval, ...]] = []
-        """Of each tile: an interval of each of `indices`."""
+        """It holds, for each tile: an interval of each of `indices`."""
         mask = operator.mask
         seen = None if mask is None else _SeenKeys(graph, mask, self.indices, splits, merged_size)
         for combination in product(*choices.values()):
@@ -203,7 +203,8 @@ def operator_tiles(
     keys = indices.index("k") if "k" in indices else -1
     of_queries = boxes.pick(("s", "q") if operator.mask else ("s",)) if keys >= 0 else None
     starts = {of_queries(values): values[keys][0] for values in reversed(boxes.values)} if of_queries else {}
-    """Of each split of the keys, and with a mask of each piece of the queries too: where its first chunk starts."""
+    """It holds, for each split of the keys, and with a mask of each piece of the queries too: where its first chunk
+    starts."""
     for name, values in zip(boxes.labels, boxes.values, strict=True):
         writes = written.blocks(values)
         chain = chains.setdefault(writes, [])

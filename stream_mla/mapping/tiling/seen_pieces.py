@@ -38,17 +38,17 @@ class SeenPieces:
         self._key_starts = np.array([low for (low, _), _ in chunks])
         self._split = np.array([split for _, split in chunks])
         self._first: Positions = np.searchsorted(self._key_ends, mask.starts(lows), side="right")
-        """Of each piece of the queries: its first chunk of keys."""
+        """It holds, for each piece of the queries: its first chunk of keys."""
         self._last: Positions = np.searchsorted(self._key_ends, mask.ends(lows + self.query_lengths - 1), side="left")
 
     @property
     def chunks(self) -> Positions:
-        """Of each piece of the queries: the chunks of keys that it attends to."""
+        """It holds, for each piece of the queries: the chunks of keys that it attends to."""
         return self._last - self._first + 1
 
     @property
     def splits(self) -> Positions:
-        """Of each piece of the queries: the splits of the keys that it attends to."""
+        """It holds, for each piece of the queries: the splits of the keys that it attends to."""
         return self._split[self._last] - self._split[self._first] + 1
 
     @property
@@ -129,7 +129,7 @@ def widened(piece: Interval, size: int, extent: int) -> Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class SeenKeys:
-    """What the pieces of the queries attend to; entry i of each array belongs to candidate i."""
+    """It is what the pieces of the queries attend to; entry i of each array belongs to candidate i."""
 
     chunks: Reals
     """Chunks of keys that a piece attends to, on average."""

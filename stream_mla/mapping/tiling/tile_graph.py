@@ -100,16 +100,17 @@ class TileGraph:
     shapes: Mapping[str, tuple[int, ...]]
     """Tensor shapes with the counters at their true size."""
     predecessors: tuple[tuple[int, ...], ...]
-    """Of each tile: makers of what it reads, and the step before it in its chain."""
+    """It holds, for each tile: makers of what it reads, and the step before it in its chain."""
     maker: tuple[int, ...]
-    """Of each block: the tile that completes it, or -1 for those born in DRAM, and for those that a mask hides as a
+    """It holds, for each block: the tile that completes it, or -1 for those born in DRAM, and for those that a mask
+    hides as a
     whole, which nobody makes or reads."""
     users: tuple[tuple[int, ...], ...]
-    """Of each block: the tiles that read it."""
+    """It holds, for each block: the tiles that read it."""
 
     @cached_property
     def successors(self) -> tuple[tuple[int, ...], ...]:
-        """Of each tile: the tiles that wait for it, in their order."""
+        """It holds, for each tile: the tiles that wait for it, in their order."""
         return successors(self.predecessors)
 
 

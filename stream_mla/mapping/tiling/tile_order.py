@@ -15,7 +15,7 @@ from typing import Protocol
 
 
 class Step(Protocol):
-    """What the order needs to know of a tile."""
+    """It is what the order needs to know of a tile."""
 
     @property
     def operator(self) -> str:

@@ -132,9 +132,9 @@ def _joined(
     joins = [block.tensor in local for block in blocks]
     read_joins = [block.tensor in local | together for block in blocks] if together else joins
     holders: dict[int, int] = {}
-    """Of each block that joins: the first chain that touches it."""
+    """It holds, for each block that joins: the first chain that touches it."""
     by_unit: tuple[dict[int, int], dict[int, int]] = {}, {}
-    """Of each kind of unit and each fused group: its first chain."""
+    """It holds, for each kind of unit and each fused group: its first chain."""
     for position, tile in enumerate(tiles):
         chain = tile.chain
         for number in (*[n for n in tile.reads if read_joins[n]], *[n for n in tile.writes if joins[n]]):
@@ -171,7 +171,7 @@ def _phases(graph: OperatorGraph, tiling: Tiling) -> dict[str, int]:
         follows = given[graph.operators[len(given) - 1].name] if operator.kind is Kind.SUM else 0  # what it adds up
         given[operator.name] = tiling.phases.get(operator.name, follows)
     makers: dict[str, str] = {}
-    """Of each tensor, the operator of the last phase that makes some of it."""
+    """Each tensor has the operator of the last phase that makes some of it."""
     for operator in graph.operators:
         for operand in operator.outputs:
             makers[operand.tensor] = max(

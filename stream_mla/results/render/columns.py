@@ -25,7 +25,7 @@ class Column:
 
     name: str
     text: Callable[[Result], str]
-    """What a cell says of a result."""
+    """It is what a cell says of a result."""
     width: int
     """Characters of a cell."""
     left: bool = False

@@ -20,12 +20,12 @@ BASELINES = ("mha_large", "mha_scaled")
 NO_TERMINAL = 80
 """The characters of a line where there is no terminal to ask."""
 WITHOUT = {"infeasible": "infeasible: there is no schedule", "no_schedule": "no schedule was found in the time given"}
-"""What a row says that has no schedule."""
+"""It is what a row says that has no schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What all rows of a table have in common: the lines of its title."""
+    """It is what all rows of a table have in common: the lines of its title."""
 
     model: str
     machines: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What people read of models and machines: how they were understood, and what follows from them."""
+"""It says what people read of models and machines: how they were understood, and what follows from them."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What is said under a table of results: what its words mean, which row is ahead, and what would relieve it."""
+"""It says what is said under a table of results: what its words mean, which row is ahead, and what would relieve it."""
 
 from collections.abc import Callable, Iterator, Sequence
 

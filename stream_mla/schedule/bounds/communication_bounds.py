@@ -1,4 +1,4 @@
-"""What must pass between cores that cannot do each other's work, and how long that takes at least.
+"""This module is about what must pass between cores that cannot do each other's work, and how long that takes at least.
 
 Where no core that can make a block can also read it, the block is **sent**: whatever the cores, one copy leaves a core
 that can make it and enters one that can read it. Bounds that follow, for every schedule of the tiling:

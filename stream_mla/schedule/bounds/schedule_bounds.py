@@ -29,7 +29,7 @@ from stream_mla.workload.operator_graph import CONTRACTIONS, OperatorGraph
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What no schedule can beat."""
+    """It is what no schedule can beat."""
 
     cycles: Mapping[str, int]
     """Reason -> cycles; the largest binds."""
@@ -217,7 +217,7 @@ def _fastest(problem: Problem, *, load: bool) -> Callable[[int], int]:
 
 
 def _around(problem: Problem, starts: Sequence[int]) -> dict[str, int]:
-    """Of each kind of unit: cycles before its first tile can start, and after its last one ends.
+    """It holds, for each kind of unit: cycles before its first tile can start, and after its last one ends.
 
     Each unit does all of its work between the two, so they add to the work over the number of units.
     """

@@ -1,4 +1,5 @@
-"""What no schedule of a tiling can beat, from the counts and shapes of its tiles alone: the tiling is not cut for it.
+"""It says what no schedule of a tiling can beat, from the counts and shapes of its tiles alone: the tiling is not cut
+for it.
 
 It never exceeds the bounds of the cut tiling (`bounds`), which know more, and takes a thousandth of their time:
 

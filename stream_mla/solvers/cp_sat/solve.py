@@ -33,7 +33,7 @@ longer with more (measured with 9.15: 1.0 s at 500, 4.5 s at 1,900, 10 s at 3,50
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """What the solver found."""
+    """It is what the solver found."""
 
     status: str
     """OPTIMAL, FEASIBLE, UNKNOWN: OR-Tools' own word."""

@@ -17,12 +17,12 @@ class Variables:
         self.model = CpModel()
         self.horizon = horizon
         self.on: list[dict[int, IntVar]] = []
-        """Of each cluster: core -> whether it is there."""
+        """It holds, for each cluster: core -> whether it is there."""
         self.unit: dict[int, list[IntervalVar]] = defaultdict(list)
         self.flow: dict[int, list[tuple[IntervalVar, int]]] = defaultdict(list)
         self.kept: dict[int, list[tuple[IntervalVar, int]]] = defaultdict(list)
         self.single_buffered: dict[int, list[IntervalVar]] = defaultdict(list)
-        """Of each core: loads into it that its array waits for."""
+        """It holds, for each core: loads into it that its array waits for."""
         self.makespan = self._time("makespan", hint_cycles)
         self.true = self.model.new_constant(1)
 

@@ -19,14 +19,14 @@ from stream_mla.schedule.timing import Cycles, Steps, Times
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the solver made of a window."""
+    """It is what the solver made of a window."""
 
     gain: int
     """Cycles by which all that follows can begin sooner."""
     proven: bool
     """Whether no more can be gained here."""
     start: Cycles
-    """Of all steps, with the gain."""
+    """All steps start at these cycles, with the gain."""
     work: float
     """Deterministic time of the solver."""
 
@@ -46,7 +46,7 @@ class _Window:
         self.gain = self.model.new_int_var(0, min(end - begin, span), "gain")
         self.model.add_hint(self.gain, 0)
         self.start: dict[int, cp_model.LinearExprT] = {}
-        """Of the steps in the model, from `first` on."""
+        """The steps in the model start at these cycles, counted from `first`."""
         self.variable: dict[int, cp_model.IntVar] = {}
         for step in self.free:
             now = int(times.start[step]) - self.first

@@ -24,7 +24,7 @@ from stream_mla.solvers.list_scheduling.list_scheduler import ListScheduler
 from stream_mla.solvers.placement.priorities import in_precedence
 
 STEP_S = 2.5e-5
-"""What a round costs for each tile and move, in about seconds (measured)."""
+"""It is what a round costs for each tile and move, in about seconds (measured)."""
 SHIFT_SPREAD = 0.05
 """Half of the changes of order move a group by about this share of all tiles (the standard deviation), the others by
 any distance: most orders that are better differ little."""
@@ -33,9 +33,9 @@ any distance: most orders that are better differ little."""
 @dataclass(frozen=True, kw_only=True)
 class _Decisions:
     acts: Activities
-    """What follows from the core of each cluster."""
+    """It is what follows from the core of each cluster."""
     keys: list[float]
-    """Of each tile: those with the smallest come first."""
+    """It holds, for each tile: those with the smallest come first."""
 
 
 def climb(
@@ -66,7 +66,7 @@ class _Climb(LocalSearch):
             keys[run.tile] = float(place)
         self.now = _Decisions(acts=activities(problem, cores), keys=keys)
         self.limit: float = inf
-        """What the decisions take; before the first round that is not known."""
+        """It is what the decisions take; before the first round that is not known."""
 
     def affords_round(self) -> bool:
         return (self.rounds + 1) * self.round_s <= self.budget.time_limit_s

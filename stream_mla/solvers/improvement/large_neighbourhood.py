@@ -29,7 +29,8 @@ REACH = 8
 WORK = 0.5
 """Deterministic time that a window may take."""
 ROUND_S, STEP_S, REPLAY_S = 0.02, 4e-4, 1e-4
-"""What a round costs besides, in about seconds: itself, each step of its window, and each step of the whole where it
+"""It is what a round costs besides, in about seconds: itself, each step of its window, and each step of the whole
+where it
 gains (measured)."""
 GROW, SHRINK = 1.3, 0.7
 

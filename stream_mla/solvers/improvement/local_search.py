@@ -1,4 +1,4 @@
-"""What hill climbing and windows share: rounds that keep what is better, until the time or the hope is over.
+"""It says what hill climbing and windows share: rounds that keep what is better, until the time or the hope is over.
 
 A search counts what it costs in steps, so a seed repeats it exactly, unless the clock, as a last resort, ends it first.
 """
@@ -15,7 +15,7 @@ from stream_mla.solvers.budget import Budget
 
 @dataclass(frozen=True, kw_only=True)
 class Improved:
-    """What a local search made of a schedule."""
+    """It is what a local search made of a schedule."""
 
     schedule: Schedule
     rounds: int

@@ -21,29 +21,29 @@ class _Postponed:
         self.problem, self.steps, self.times = problem, steps, times
         self.end = end
         self.start: dict[int, int] = {}
-        """Of what was put off."""
+        """The steps that were put off start at these cycles."""
         ends = times.done - steps.latencies
         zone = np.nonzero((times.start >= begin) & (times.start < end))[0]
         self.zone: list[int] = zone[np.lexsort((-times.start[zone], -ends[zone]))].tolist()
         """In the order in which they are placed: what ends last comes first."""
         self.limit = ends
         self.unit: dict[int, int] = {}
-        """Of each unit: when what was placed on it starts."""
+        """It holds, for each unit: when what was placed on it starts."""
         self.single_buffered: dict[int, int] = {}
-        """Of each core: when the late loads that were placed start."""
+        """It holds, for each core: when the late loads that were placed start."""
         self.phase: dict[int, int] = {}
-        """Of each phase: when what waits for it starts."""
+        """It holds, for each phase: when what waits for it starts."""
         self.turn: dict[int, int] = {}
-        """Of each bandwidth: the earliest end placed on it."""
+        """It holds, for each bandwidth: the earliest end placed on it."""
         self.flows: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        """Of each bandwidth: (-start, demand) of what was placed, a heap."""
+        """It holds, for each bandwidth: (-start, demand) of what was placed, a heap."""
         self.share = [resource.capacity for resource in problem.resources]
         self.room_turn: dict[int, int] = {}
         self.freed: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        """Of each core: (-start, bits) of the copies whose first byte was placed, a heap."""
+        """It holds, for each core: (-start, bits) of the copies whose first byte was placed, a heap."""
         self.free = [core.type.sram.capacity for core in problem.cores]
         self.until: dict[int, int] = {}
-        """Of each copy that is held: the end of its last use, as placed."""
+        """It holds, for each copy that is held: the end of its last use, as placed."""
         for residency in np.nonzero((times.held_to > end) & (times.held_from < end))[0].tolist():
             self._hold(residency, int(times.held_to[residency]))
 

@@ -19,11 +19,12 @@ class TransferQueue:
         self._routes: list[Route] = []
         """One of each way."""
         self._lines: list[list[tuple[int, int]]] = []
-        """Of each way: a heap of the moves in line, by urgency and number."""
+        """It holds, for each way: a heap of the moves in line, by urgency and number."""
         self._stuck: list[int] = []
-        """Of each way: the resource that has too little left for it, or -1."""
+        """It holds, for each way: the resource that has too little left for it, or -1."""
         self._blocked: list[list[tuple[int, int, int]]] = [[] for _ in resources]
-        """Of each resource: a heap of the first moves of the ways that are stuck there, and the ways. What is no longer
+        """It holds, for each resource: a heap of the first moves of the ways that are stuck there, and the ways. What
+        is no longer
         first, or stuck elsewhere, does not count."""
         self._freed: set[int] = set()
         """Resources of which more is left than when moves were started last."""

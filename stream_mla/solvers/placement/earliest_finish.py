@@ -19,7 +19,7 @@ from stream_mla.schedule.problem import Problem
 from stream_mla.workload.operator_graph import Kind
 
 TIE = 1e-6
-"""Of cores that would be done at the same time, the one with the least work is chosen."""
+"""Cores that would be done within this share of each other count as equal, and the one with the least work is chosen."""
 
 Times = NDArray[np.float64]
 
@@ -62,12 +62,12 @@ class _Assignment:
         self.can_wait = can_wait(problem)
         arrays = max(1, problem.accelerator.count(UnitKind.ARRAY))
         self.share = problem.resources[0].bits_per_cycle / arrays
-        """Of the DRAM's bandwidth, for each core with an array."""
+        """Each core with an array has this share of the DRAM's bandwidth, in bits per cycle."""
         self.loads = self._load_cycles()
         self.fair = sum(max(problem.minimum_cycles[n], load) for n, load in enumerate(self.loads)) / arrays
         """Cycles of all tiles, for each core with an array."""
         self.present: dict[int, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(count, dtype=np.bool_))
-        """Of each block: the cores that read it."""
+        """It holds, for each block: the cores that read it."""
 
     def _sending(self, source: int) -> Times:
         """Cycles that a bit takes from a core to each core; infinite where no path joins them."""

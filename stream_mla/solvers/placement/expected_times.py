@@ -20,7 +20,8 @@ from stream_mla.schedule.problem import Problem
 from stream_mla.solvers.placement.earliest_finish import can_wait
 
 PREFETCH_SHARE = 0.25
-"""Of an SRAM: what its core may have loaded ahead, in the expectation; and so what it may have made ahead."""
+"""It holds, for an SRAM: what its core may have loaded ahead, in the expectation; and so what it may have made
+ahead."""
 
 
 class Turns(Enum):
@@ -47,20 +48,22 @@ class _Expectation:
         self.waiting = [len(before) for before in tile_graph.predecessors]
         self.can_wait = can_wait(problem)
         self.queue: dict[int, deque[int]] = defaultdict(deque)
-        """Of each unit that works in tile order: its tiles, but those that can wait."""
+        """It holds, for each unit that works in tile order: its tiles, but those that can wait."""
         self.in_order = [core.type.array is not None for core in problem.cores]
         for number in order:
             unit = self.unit_of[number]
             if self.in_order[problem.core_of_unit[unit]] and not self.can_wait[number]:
                 self.queue[unit].append(number)
         self.offered: dict[int, list[tuple[float, int]]] = defaultdict(list)
-        """Of each unit: the tiles that can start, of those it may take in any order, and those that fill the DRAM."""
+        """It holds, for each unit: the tiles that can start, of those it may take in any order, and those that fill
+        the DRAM."""
         self.ready: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-        """Of each unit that works in order: the places in it of the tiles that can start, of clusters that compute for
+        """It holds, for each unit that works in order: the places in it of the tiles that can start, of clusters that
+        compute for
         longer than they load, and of others."""
         self.taken: set[int] = set()
         self.ahead_bits = [0] * len(problem.cores)
-        """Of each core: what the tiles write that were taken before their turn, which has not come yet."""
+        """It holds, for each core: what the tiles write that were taken before their turn, which has not come yet."""
         self.busy: set[int] = set()
         self.loads = self._loads_of_tiles()
         self.present: set[tuple[int, int, int]] = set()
@@ -234,7 +237,7 @@ class _Expectation:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a choice of cores is expected to come to."""
+    """It is what a choice of cores is expected to come to."""
 
     order: Sequence[int]
     """The tiles by their expected starts, phase by phase."""

@@ -93,7 +93,7 @@ class _Placement:
         """Cores that a block was brought to or made on, for several clusters."""
 
     def _needs(self, tile: int) -> list[_Need]:
-        """What a tile reads; what goes through DRAM comes from there, after its store."""
+        """It is what a tile reads; what goes through DRAM comes from there, after its store."""
         tile_graph, found = self.problem.tile_graph, list[_Need]()
         for block in tile_graph.tiles[tile].reads:
             info, maker = tile_graph.blocks[block], tile_graph.maker[block]
@@ -129,7 +129,7 @@ class _Placement:
         `needs` are sorted.
         """
         home, bits = -2, 0
-        """Of the last block that is not there."""
+        """This is the place of the last block that is not there yet, and its bits."""
         for need in needs:
             arrival = self.there.get((need.block, core, need.owner))
             if arrival is None:

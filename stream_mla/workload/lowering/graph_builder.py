@@ -25,7 +25,7 @@ class GraphBuilder:
         self.cached_tokens = self.first_key = 0
         """The first key that any query attends to: the rows of the cache before it are no part of the graph."""
         self.mask: KeyMask | None = None
-        """What operators over queries and keys leave out; None where all queries attend to all keys."""
+        """It is what operators over queries and keys leave out; None where all queries attend to all keys."""
         if isinstance(given, Workload):
             self.cached_tokens, self.first_key = given.cached_tokens, first_key(given)
             self.mask = key_mask_of(given)

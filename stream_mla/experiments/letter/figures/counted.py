@@ -20,7 +20,7 @@ from stream_mla.workload.spec import LatentAttention
 
 BATCHES = (1, 4, 16)
 ORDERS: Mapping[str, str] = {"1-3-2": "mla_naive", "1-2-3": "mla_absorbed", "2-1-3": "mla_rc"}
-"""Of Fig 2 -> the scheme that executes it."""
+"""Each order of Fig 2 -> the scheme that executes it."""
 TO_THE_SCORES = ("composite", "query", "query_absorbed", "keys", "scores")
 """The operators that Fig 2 counts."""
 COUNTED = " counted"

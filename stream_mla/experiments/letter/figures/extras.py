@@ -1,4 +1,4 @@
-"""What the letter leaves out: prefetch, two more schemes, RoPE and 16 bit."""
+"""This module is about what the letter leaves out: prefetch, two more schemes, RoPE and 16 bit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

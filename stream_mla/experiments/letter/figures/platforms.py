@@ -58,9 +58,9 @@ class Cell:
     best: str
     """The faster of the letter's two schemes, `tie` within 1 %."""
     advantage: float
-    """Of that one over the other."""
+    """The better scheme is faster than the other one by this factor."""
     absorbed: float
-    """By how much mla_absorbed is faster still."""
+    """It is by how much mla_absorbed is faster still."""
 
 
 def platform_map(rows: Sequence[Row]) -> dict[tuple[str, str, int], Cell]:

@@ -1,1 +1,1 @@
-"""What is written about the figures."""
+"""Here is what is written about the figures."""

@@ -1,4 +1,4 @@
-"""What the letter concludes from its curves, asked of the published curves and of ours alike."""
+"""This module is about what the letter concludes from its curves, asked of the published curves and of ours alike."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class AtPlatform:
 
     @property
     def rc_over_ru(self) -> float:
-        """Of the two schemes of MLA."""
+        """Return the ratio of the two schemes of MLA."""
         return self.throughput["mla_rc"] / self.throughput["mla_ru"]
 
 

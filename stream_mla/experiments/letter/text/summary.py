@@ -17,7 +17,7 @@ from stream_mla.experiments.letter.text.conclusions import (
 from stream_mla.experiments.letter.text.markdown import mark, number, share, table
 
 Rows = Mapping[str, Sequence[Row]]
-"""By the name of the file."""
+"""It is ordered by the name of the file."""
 
 
 def summary(rows: Rows) -> str:
