@@ -19,7 +19,7 @@ from stream_mla.schedule.problem import Problem
 from stream_mla.workload.operator_graph import Kind
 
 TIE = 1e-6
-"""Cores that would be done within this share of each other count as equal, and the one with the least work is chosen."""
+"""Cores that would be done within this share of each other count as equal: the one with the least work is taken."""
 
 Times = NDArray[np.float64]
 
