@@ -4,11 +4,9 @@ import argparse
 
 from stream_mla.errors import quoted
 from stream_mla.settings import STORED, TENSORS
-from stream_mla.value_reader import MOST_WORKERS
+from stream_mla.value_reader import LARGEST, MOST_WORKERS
 from stream_mla.workload.spec import MOST_REQUESTS, MOST_TOKENS
 
-LARGEST = 2**31 - 1
-"""A whole number is at most this: what the solver takes as a seed, and more than any sensible count."""
 LONGEST_CYCLES = 10**15
 """A latency cap has at most this many cycles: ten days at 1 GHz."""
 

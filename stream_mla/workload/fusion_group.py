@@ -36,8 +36,6 @@ class GroupRole(StrEnum):
 
 CORE = frozenset({GroupRole.SCORES, GroupRole.SCORE_ADDEND, GroupRole.SOFTMAX, GroupRole.ATTEND})
 """The roles of operators that are cut alike and run one after the other on one core."""
-EXPANSIONS = frozenset({GroupRole.KEYS, GroupRole.VALUES})
-"""The roles of operators that expand cached rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

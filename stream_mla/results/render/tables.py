@@ -43,10 +43,12 @@ def front_table(point: "Point", rows: Sequence[Result]) -> str:
     """Return the fronts of one or more schemes as a table, each from its fastest schedule to that of least energy."""
     subject = subject_of([point])
     lines: list[list[str]] = []
-    for scheme in dict.fromkeys((row.model, row.scheme) for row in rows):
-        front = [row for row in rows if (row.model, row.scheme) == scheme]
+    several = len({row.accelerator for row in rows}) > 1
+    for model, scheme, machine in dict.fromkeys((row.model, row.scheme, row.accelerator) for row in rows):
+        front = [row for row in rows if (row.model, row.scheme, row.accelerator) == (model, scheme, machine)]
+        name = f"{machine} " * several + label(model, scheme, subject.model)
         least_s, least_pj = min(row.latency_s for row in front), min(row.energy_pj for row in front)
-        lines += [_front_cells(row, label(*scheme, subject.model), least_s, least_pj) for row in front]
+        lines += [_front_cells(row, name, least_s, least_pj) for row in front]
     notes = textwrap.wrap(
         "cap: the latency allowed, empty at the ends (latency-then-energy, energy); x least: over the least of this "
         "front; EDP: energy times latency; frugal: tiles with the mapping of least energy, not the fastest; "
@@ -77,15 +79,10 @@ def _front_cells(row: Result, name: str, least_s: float, least_pj: float) -> lis
 
 
 def _ruled(columns: Sequence[tuple[str, str, str]], lines: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield heading, rule and lines, aligned; a line with two cells says in the second what is wrong."""
+    """Yield heading, rule and lines, aligned."""
     heads = [[column[line] for column in columns] for line in (0, 1)]
-    full = [line for line in lines if len(line) == len(columns)]
-    widths = [max(map(len, column)) for column in zip(*heads, *full, strict=True)]
-    widths[0] = max(widths[0], *(len(line[0]) for line in lines))
+    widths = [max(map(len, column)) for column in zip(*heads, *lines, strict=True)]
     space = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     for cells in (*heads, ["-" * width for width in widths], *lines):
-        if len(cells) < len(widths):
-            yield f"{cells[0]:{widths[0]}}{space}{cells[1]}"
-            continue
         aligned = (f"{cell:{side}{w}}" for cell, (_, _, side), w in zip(cells, columns, widths, strict=True))
         yield space.join(aligned).rstrip()

@@ -185,6 +185,14 @@ def test_table_of_fronts(golden: Callable[[str], None]):
     golden(front_table(POINT, rows) + "\n")
 
 
+def test_fronts_of_two_machines_are_apart():
+    # each front is measured by its own least: 500 us beside 500 us, 1 ms beside 1 ms
+    slow = replace(RESULT, accelerator="other", latency_s=1e-3)
+    lines = front_table(POINT, [RESULT, slow]).splitlines()
+    found = [line.split()[:6] for line in lines if " mla_rc " in line]
+    assert [(line[0], line[5]) for line in found] == [("flat_cloud", "1.000"), ("other", "1.000")]
+
+
 @pytest.mark.parametrize("machines", [["h100"], ["h100", "tpu_like_quad_core_as_stream_computes"]])
 def test_table_keeps_to_its_width(machines: list[str]):
     points = [replace(POINT, accelerator=load_accelerator(name)) for name in machines]
